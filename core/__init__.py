@@ -1,0 +1,1 @@
+"""What every package may import: types and rules; no network, no environment."""
