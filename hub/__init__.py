@@ -1,0 +1,1 @@
+"""Live delivery to connected clients, on one node and across nodes."""
