@@ -1,0 +1,1 @@
+"""The process: HTTP edge and wiring. The one package nobody imports."""
