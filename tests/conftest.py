@@ -1,6 +1,7 @@
 """Fixtures for every test. One section per thing; what only one file needs stays in that file."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,3 +39,28 @@ def own_postgres() -> Iterator[PostgresServer]:
     """A server of this test's own, to crash, freeze and restart; `create_template()` gives it a migrated database."""
     with PostgresServer() as server:
         yield server
+
+
+# --- CI=true: nothing is skipped -------------------------------------------------------------------------------------
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A machine that runs the tests for everybody has everything: there a skipped test fails the run."""
+    if skipped(session.config) and session.exitstatus in {
+        pytest.ExitCode.OK,
+        pytest.ExitCode.NO_TESTS_COLLECTED,
+    }:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if count := skipped(config):
+        terminalreporter.write_line(f"CI=true and {count} skipped: this machine lacks something", red=True)
+
+
+def skipped(config: pytest.Config) -> int:
+    """How many tests were skipped where none may be."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") != "true" or reporter is None:
+        return 0
+    return len(reporter.stats.get("skipped", []))
