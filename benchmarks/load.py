@@ -194,6 +194,7 @@ def _receiver_arguments(
         arguments: list[str | Path] = [
             "--targets", targets, "--first", str(first), "--connections", str(connections),
             "--messages", str(workload.messages), "--expect", str(connections * workload.messages),
+            "--quiet-ms", str(workload.quiet_ms),
         ]  # fmt: skip
         for hello in serving.hellos:
             arguments += ["--hello", hello]

@@ -29,7 +29,6 @@ class Serving:
     hellos: Sequence[str] = ()  # text frames that every connection sends when it is open
     ready: str | None = None  # a connection listens when a frame has contained this; None: when it is open
     beside: int | None = None  # root of processes that share the work but not the core: PostgreSQL
-    note: str = ""
 
 
 class Peer(Protocol):
@@ -78,7 +77,8 @@ def server(
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """
-    The command, pinned to one core, once it accepts connections on the port. Its output goes to a file.
+    The command, pinned to one core, once it accepts connections on the port. Its output goes to a file, and of our
+    own environment it sees only what programs need to be found: settings of ours would change what is measured.
 
     Raises RuntimeError with the end of that output when it stops early or does not listen within 60 s.
     """
@@ -87,7 +87,8 @@ def server(
         process = subprocess.Popen(
             list(command),
             cwd=ROOT,
-            env={**os.environ, **(environment or {})},
+            env={name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+            | dict(environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
