@@ -12,40 +12,10 @@ import pytest
 from hub.broker import Broker, BrokerUnavailable, MemoryBroker, MemoryBus
 from hub.broker_redis import RedisBroker, RedisSettings
 from tests.cluster import RedisCluster
+from tests.ears import Ear
 from tests.servers import RedisServer
 
-NewBroker = Callable[[], Awaitable[tuple[Broker, "Ear"]]]
-
-
-class Ear:
-    """A listener that keeps what it hears, and lets a test wait for it."""
-
-    def __init__(self) -> None:
-        self.messages: list[tuple[str, bytes]] = []
-        self.events: list[str] = []
-        self._changed = asyncio.Event()
-
-    def on_message(self, channel: str, message: bytes) -> None:
-        self.messages.append((channel, message))
-        self._changed.set()
-
-    def on_lost(self, reason: str) -> None:
-        self.events.append("lost")
-        self._changed.set()
-
-    def on_restored(self) -> None:
-        self.events.append("restored")
-        self._changed.set()
-
-    async def until(self, condition: Callable[[], bool], seconds: float = 10) -> None:
-        async with asyncio.timeout(seconds):
-            while not condition():
-                self._changed.clear()
-                await self._changed.wait()
-
-    async def heard(self, count: int) -> list[tuple[str, bytes]]:
-        await self.until(lambda: len(self.messages) >= count)
-        return self.messages
+NewBroker = Callable[[], Awaitable[tuple[Broker, Ear]]]
 
 
 @pytest.fixture(scope="module")
