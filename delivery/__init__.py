@@ -1,0 +1,1 @@
+"""From a submitted notification to what each person received and did with it."""

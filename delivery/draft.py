@@ -1,0 +1,161 @@
+"""A notification as somebody submits it: a checked value, before it has an id. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from core.errors import Fault, ServiceError
+from core.identity import is_user_id
+from core.notification import DEFAULT_CHANNELS, DELIVERY_CHANNELS, Priority
+from core.streams import TENANT, StreamKey, is_tenant_id, is_topic, topic_stream, user_stream
+
+#: The character NUL in JSON text: not a backslash that is followed by "u0000".
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+MAX_RECIPIENTS = 1000
+MAX_CONTENT_BYTES = 16 * 1024  # title, message and metadata as JSON, together
+MAX_KEY_LENGTH = 255
+MAX_TYPE_LENGTH = 64
+MAX_URL_LENGTH = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """Named people, each once, in sorted order: one notification, an entry in the stream of each."""
+
+    user_ids: tuple[str, ...]
+
+    @classmethod
+    def of(cls, *user_ids: str) -> Users:
+        return cls(tuple(sorted(set(user_ids))))
+
+    def streams(self) -> list[str]:
+        return [user_stream(user_id) for user_id in self.user_ids]
+
+
+@dataclass(frozen=True, slots=True)
+class Everyone:
+    """Everybody of the tenant: one entry in its stream."""
+
+    def streams(self) -> list[str]:
+        return [TENANT]
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """Whoever follows a topic: one entry in its stream."""
+
+    name: str
+
+    def streams(self) -> list[str]:
+        return [topic_stream(self.name)]
+
+
+Audience = Users | Everyone | Topic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """
+    What a producer hands in.
+
+    tenant_id: of the audience; whether the sender may enter it is judged where the sender is known.
+    collapse_key: the notification replaces earlier ones with this key to the same audience.
+    group_key: for clients, which show what has the same key together.
+    scheduled_for: published then and not before; None, or past: at once.
+
+    Raises ServiceError (invalid) with every fault that it finds.
+    """
+
+    tenant_id: str
+    audience: Audience
+    title: str
+    message: str
+    notification_type: str
+    priority: Priority = Priority.NORMAL
+    channels: tuple[str, ...] = DEFAULT_CHANNELS
+    action_url: str | None = None  # as core.links let it pass
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    collapse_key: str | None = None
+    group_key: str | None = None
+    expires_at: datetime | None = None
+    scheduled_for: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if faults := list(_faults(self)):
+            raise ServiceError("invalid", faults=faults)
+
+    @property
+    def keys(self) -> list[StreamKey]:
+        """The streams that get an entry."""
+        return [StreamKey(self.tenant_id, name) for name in self.audience.streams()]
+
+
+def _faults(submission: Submission) -> Iterator[Fault]:
+    if not is_tenant_id(submission.tenant_id):
+        yield Fault("tenant_id", "is no name of a tenant")
+    yield from _audience_faults(submission.audience)
+    yield from content_faults(submission.title, submission.message, submission.metadata)
+    yield from _text_faults("notification_type", submission.notification_type, MAX_TYPE_LENGTH)
+    if not submission.channels:
+        yield Fault("channels", "must name at least one channel")
+    for channel in submission.channels:
+        if channel not in DELIVERY_CHANNELS:
+            yield Fault("channels", f"must be among {', '.join(DELIVERY_CHANNELS)}")
+    if submission.action_url is not None:
+        yield from _text_faults("action_url", submission.action_url, MAX_URL_LENGTH)
+    for path, key in (("collapse_key", submission.collapse_key), ("group_key", submission.group_key)):
+        if key is not None:
+            yield from _text_faults(path, key, MAX_KEY_LENGTH)
+    for path, moment in (("expires_at", submission.expires_at), ("scheduled_for", submission.scheduled_for)):
+        if moment is not None and moment.tzinfo is None:
+            yield Fault(path, "must have an offset from UTC")
+            return
+    expires_at, scheduled_for = submission.expires_at, submission.scheduled_for
+    if expires_at is not None and scheduled_for is not None and expires_at <= scheduled_for:
+        yield Fault("expires_at", "must be after scheduled_for")
+
+
+def _audience_faults(audience: Audience) -> Iterator[Fault]:
+    match audience:
+        case Users(user_ids):
+            if not 0 < len(user_ids) <= MAX_RECIPIENTS:
+                yield Fault("user_ids", f"must name 1-{MAX_RECIPIENTS} people")
+            if not all(map(is_user_id, user_ids)):
+                yield Fault("user_ids", "must be 1-255 printable characters each")
+            if any(one >= other for one, other in pairwise(user_ids)):
+                yield Fault("user_ids", "must be sorted and name nobody twice")
+        case Topic(name) if not is_topic(name):
+            yield Fault("topic", "is no name of a topic")
+
+
+def content_faults(title: str, message: str, metadata: Mapping[str, Any]) -> Iterator[Fault]:
+    """What is wrong with the words of a notification."""
+    for path, text in (("title", title), ("message", message)):
+        if not text.strip():
+            yield Fault(path, "must not be empty")
+    try:
+        encoded = msgspec.json.encode((title, message, metadata))
+    except (TypeError, ValueError):  # UnicodeEncodeError is one: half a surrogate pair
+        yield Fault("", "title, message and metadata must be what JSON can say")
+        return
+    if _NUL.search(encoded):
+        yield Fault("", "title, message and metadata must not contain the character NUL")
+    if len(encoded) > MAX_CONTENT_BYTES:
+        yield Fault(
+            "", f"title, message and metadata are larger than {MAX_CONTENT_BYTES // 1024} KiB together"
+        )
+
+
+def _text_faults(path: str, text: str, longest: int) -> Iterator[Fault]:
+    if not 0 < len(text) <= longest:
+        yield Fault(path, f"must be 1-{longest} characters")
+    elif not text.isprintable():  # no controls, NUL or lone surrogates
+        yield Fault(path, "must be printable characters")

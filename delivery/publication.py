@@ -1,0 +1,119 @@
+"""Stored notifications become entries of their audience's streams, in the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
+from uuid import UUID
+
+import msgspec
+
+from core.database import Connection
+from core.notification import RANKS, Content
+from core.sql import load
+from core.streams import TENANT, StreamKey, topic_stream, user_stream
+from hub import frames
+from hub.history import Draft, Entry
+from hub.history_postgres import append
+
+SQL = load("delivery", "ingest.sql")
+
+
+class Row(Protocol):
+    """Columns by their names."""
+
+    def __getitem__(self, column: str, /) -> Any: ...
+
+
+class Publication(NamedTuple):
+    """A notification that is due, and where it goes."""
+
+    tenant_id: str
+    content: Content
+    data: bytes  # the content, encoded once for every frame and answer
+    keys: Sequence[StreamKey]
+
+
+def audience_keys(row: Row) -> list[StreamKey]:
+    """The streams of a notification, from the columns of its audience."""
+    tenant_id = row["tenant_id"]
+    match row["audience"]:
+        case "user":
+            names = [user_stream(row["user_id"])]
+        case "users":
+            names = [user_stream(user_id) for user_id in row["user_ids"]]
+        case "topic":
+            names = [topic_stream(row["topic"])]
+        case _:
+            names = [TENANT]
+    return [StreamKey(tenant_id, name) for name in names]
+
+
+def content(row: Row) -> Content:
+    """What the audience sees, from the columns of a notification."""
+    return Content(
+        id=row["id"],
+        title=row["title"],
+        message=row["message"],
+        notification_type=row["notification_type"],
+        action_url=row["action_url"],
+        priority=row["priority"],
+        channels=row["channels"],
+        metadata=msgspec.json.decode(row["metadata"]),
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        collapse_key=row["collapse_key"],
+        group_key=row["group_key"],
+        updated_at=row["updated_at"],
+    )
+
+
+async def publish(
+    connection: Connection, publications: Sequence[Publication], now: datetime
+) -> list[list[Entry]]:
+    """
+    Append what is due, and recall what it replaces (same collapse key, same audience); the entries of
+    each publication, and last those of the recalls. Locks the counters: nothing may follow but the commit.
+
+    now: the time of the transaction, which is that of its entries. What two publications of one call
+    replace goes by the order of their ids.
+    """
+    collapsing = [p for p in publications if p.content.collapse_key is not None]
+    recalls: list[Draft] = []
+    if collapsing:
+        tenants = [p.tenant_id for p in collapsing]
+        await connection.execute(
+            SQL["lock_collapse_keys"], tenants, [p.content.collapse_key for p in collapsing]
+        )
+        rows = await connection.fetch(SQL["collapse"], tenants, [p.content.id for p in collapsing])
+        recalls = [Draft(key, "recalled", row["id"]) for row in rows for key in audience_keys(row)]
+    drafts = [
+        Draft(key, "notification", p.content.id, None, p.content.notification_type, RANKS[p.content.priority])
+        for p in publications
+        for key in p.keys
+    ]
+    if not drafts:
+        return [[]]
+    seqs = iter(await append(connection, drafts + recalls))
+    happened = frames.timestamp(now)
+    entries = [
+        [
+            Entry(
+                key,
+                seq := next(seqs),
+                "notification",
+                frames.notification(key, seq, p.data, happened),
+                p.content.notification_type,
+                RANKS[p.content.priority],
+            )
+            for key in p.keys
+        ]
+        for p in publications
+    ]
+    entries.append([recalled(draft.key, next(seqs), draft.notification_id) for draft in recalls])
+    return entries
+
+
+def recalled(key: StreamKey, seq: int, notification_id: UUID | None) -> Entry:
+    return Entry(key, seq, "recalled", frames.recalled(key, seq, str(notification_id)))
