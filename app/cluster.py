@@ -12,7 +12,6 @@ from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Literal
 from urllib.parse import quote
 
@@ -25,7 +24,8 @@ START_TIMEOUT_S = 60
 LONGEST_SOCKET_PATH = 103  # bytes of sun_path on the strictest platform (macOS), its final zero excluded
 UNPRIVILEGED = "nobody"
 
-_STATE = Path("/var/lib/carillon")
+STATE = Path("/var/lib/carillon")
+SHORT = Path("/tmp")  # noqa: S108 - one short path for every process, whatever its TMPDIR; what lies there is checked
 _SERVER_SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -49,8 +49,8 @@ class Account:
     gid: int
 
     def reaches(self, path: Path) -> bool:
-        """Whether this account may walk to `path` and, where it is a folder, into it (by mode bits; ACLs do not count)."""
-        return all(self._enters(folder) for folder in [path, *path.parents])
+        """Whether this account may walk to `path` and, where it is a folder, into it: by mode bits, what is not there yet left out."""
+        return all(self._enters(folder) for folder in [path, *path.parents] if folder.exists())
 
     def _enters(self, folder: Path) -> bool:
         mode = folder.stat()
@@ -74,7 +74,7 @@ def state_folder(wanted: Path, owner: Account | None) -> Path:
     A folder for one cluster that its server can reach: `wanted`, if it can.
 
     A checkout under /root (0700) cannot be entered by the unprivileged account; then it is a folder
-    under /var/lib/carillon, or under the temporary folder, that is named after `wanted` and so stays the same.
+    under /var/lib/carillon (or /tmp, where that is read-only) that is named after `wanted` and so stays the same.
     """
     wanted = wanted.absolute()
     if owner is None or owner.reaches(wanted.parent):
@@ -127,7 +127,7 @@ def _copy_binaries(installed: Path, libraries: Path, copy: Path) -> None:
 
 def _reachable_root() -> Path:
     """A folder of ours that every account can enter, for what cannot lie in the checkout."""
-    root = _STATE if os.access(_STATE.parent, os.W_OK) else Path(gettempdir()) / _STATE.name
+    root = STATE if os.access(STATE.parent, os.W_OK) else SHORT / STATE.name
     own_folder(root, os.geteuid(), os.getegid(), mode=0o755)
     return root
 
@@ -173,7 +173,7 @@ class Cluster:
         socket = self.folder / f".s.PGSQL.{PORT}"
         if len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH:
             return self.folder
-        return Path(gettempdir()) / f"carillon-{_digest(self.folder)}"
+        return SHORT / f"carillon-{_digest(self.folder)}"
 
     def create(self, *, sync: bool = True) -> None:
         """
@@ -206,9 +206,7 @@ class Cluster:
         """Start the server and wait until it answers. settings: of postgresql.conf, beside our own."""
         self._own(self.socket_folder)
         if self.pid() is None:
-            (self.data / "postmaster.pid").unlink(
-                missing_ok=True
-            )  # of a life before a reboot: its pid is another's
+            self._forget()
         options = _SERVER_SETTINGS | {"unix_socket_directories": str(self.socket_folder), "port": str(PORT)}
         words = [f"-c {name}={_quoted(value)}" for name, value in (options | dict(settings or {})).items()]
         try:
@@ -218,6 +216,11 @@ class Cluster:
             )  # fmt: skip
         except ClusterError as error:
             raise ClusterError(f"{error}\n{self._log_tail()}") from error
+
+    def _forget(self) -> None:
+        """Remove the marks of a server that is gone. PostgreSQL believes them when their pid is any other process."""
+        for mark in (self.data / "postmaster.pid", self.socket_folder / f".s.PGSQL.{PORT}.lock"):
+            mark.unlink(missing_ok=True)
 
     def stop(self, mode: StopMode = "fast") -> None:
         """Stop the server, if it runs, and wait for its end. immediate: as a crash, with recovery at the next start."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from importlib.resources import files
+from threading import Lock
 
 import asyncpg
 from alembic import command
@@ -10,6 +11,8 @@ from alembic.script import ScriptDirectory
 
 LOCK = 5_247_318_906_644_121
 """The advisory lock under which migrations run; a number of our own, the same in every version."""
+
+_one_at_a_time = Lock()  # within a process: Alembic keeps its environment in module globals
 
 
 def driver_dsn(url: str) -> str:
@@ -33,6 +36,11 @@ async def migrate(dsn: str) -> list[str]:
     )  # Alembic is synchronous and runs a loop of its own
     applied: list[str] = config.attributes["applied"]
     return applied
+
+
+def _upgrade(config: Config) -> None:
+    with _one_at_a_time:
+        command.upgrade(config, "head")
 
 
 async def pending(dsn: str) -> list[str]:
