@@ -1,5 +1,5 @@
 """
-python -m benchmarks [--only w1] [--runs 3] [--peers c-batch,starlette-sansio] [--json FILE]
+python -m benchmarks [--only w1] [--runs 3] [--peers c-batch,starlette-sansio] [--polling] [--json FILE]
 
 Runs every workload with every peer that this machine has, round by round, and prints one Markdown table each.
 What the figures mean: benchmarks/README.md.
@@ -31,13 +31,17 @@ def main() -> int:
         workload = WORKLOADS[name]
         peers, left_out = _chosen(workload, options.peers)
         before = load_average()
-        results, broken = _rounds(workload, peers, cores, options.runs)
+        results, broken = _rounds(workload, peers, cores, options.runs, polling=options.polling)
         kept[name] = {peer: [asdict(run) for run in runs] for peer, runs in results.items()}
         healthy = healthy and all(results.values())
 
         print(f"\n### {workload.title}\n")
         print(markdown(results, [peer.name for peer in peers if not peer.is_ours]))
         print(f"\nMedian (smallest-largest) of {options.runs} interleaved rounds. {_machine(cores)}")
+        print(
+            "Receivers "
+            + ("poll: nobody is woken up." if options.polling else "sleep until something arrives.")
+        )
         print(f"Load average {before:.1f} before, {load_average():.1f} after (this benchmark included).")
         for line in [*notes(results), *broken, *left_out]:
             print(f"- {line}")
@@ -53,6 +57,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--peers", type=lambda names: names.split(","), help="names, separated by commas")
+    parser.add_argument("--polling", action="store_true", help="receivers never sleep (README: wake-ups)")
     parser.add_argument("--json", type=Path, help="write every single run to this file")
     options = parser.parse_args()
     options.only = options.only or list(WORKLOADS)
@@ -79,7 +84,7 @@ def _chosen(workload: Workload, names: Sequence[str] | None) -> tuple[list[Peer]
 
 
 def _rounds(
-    workload: Workload, peers: Sequence[Peer], cores: Cores, rounds: int
+    workload: Workload, peers: Sequence[Peer], cores: Cores, rounds: int, *, polling: bool
 ) -> tuple[dict[str, list[Run]], list[str]]:
     """Run 1 of every peer, then run 2 of every peer, ...: what moves with the neighbours moves for all."""
     results: dict[str, list[Run]] = {peer.name: [] for peer in peers}
@@ -89,7 +94,7 @@ def _rounds(
             with tempfile.TemporaryDirectory(prefix="carillon-bench-") as folder:
                 try:
                     with peer.serve(workload, cores, Path(folder)) as serving:
-                        run = measure(serving, workload, cores, Path(folder))
+                        run = measure(serving, workload, cores, Path(folder), polling=polling)
                 except (LoadError, RuntimeError, TimeoutError) as reason:
                     broken.append(f"{peer.name}: run {number} failed: {reason}")
                     print(broken[-1], file=sys.stderr, flush=True)

@@ -124,9 +124,13 @@ def generator(name: str, core: int, *arguments: str | Path) -> Iterator[Generato
             process.kill()
 
 
-def measure(serving: Serving, workload: Workload, cores: Cores, folder: Path) -> Run:
+def measure(
+    serving: Serving, workload: Workload, cores: Cores, folder: Path, *, polling: bool = False
+) -> Run:
     """
     One run: connect everybody, let the server come to rest, publish, count.
+
+    polling: the receivers never sleep, so that the server's sends have nobody to wake up.
 
     Raises LoadError when not everybody could connect or a generator gave up.
     """
@@ -140,7 +144,7 @@ def measure(serving: Serving, workload: Workload, cores: Cores, folder: Path) ->
             stack.enter_context(generator("receiver", core, "--port", str(serving.port), *arguments))
             for core, arguments in zip(
                 cores.receivers,
-                _receiver_arguments(serving, workload, targets, len(cores.receivers)),
+                _receiver_arguments(serving, workload, targets, len(cores.receivers), polling=polling),
                 strict=True,
             )
         ]
@@ -185,7 +189,7 @@ def measure(serving: Serving, workload: Workload, cores: Cores, folder: Path) ->
 
 
 def _receiver_arguments(
-    serving: Serving, workload: Workload, targets: Path, count: int
+    serving: Serving, workload: Workload, targets: Path, count: int, *, polling: bool
 ) -> Iterator[list[str | Path]]:
     """The connections shared out among `count` receivers."""
     first = 0
@@ -200,6 +204,8 @@ def _receiver_arguments(
             arguments += ["--hello", hello]
         if serving.ready:
             arguments += ["--ready", serving.ready]
+        if polling:
+            arguments.append("--polling")
         yield arguments
         first += connections
 

@@ -3,13 +3,14 @@
  *
  *     receiver --port 8003 --targets FILE [--first 0] --connections 500 --messages 500 --expect 250000
  *              [--in-flight 100] [--hello TEXT]... [--ready TEXT] [--quiet-ms 3000] [--timeout-s 60]
- *              [--per-message]
+ *              [--per-message] [--polling]
  *
  * targets: one request target per line, with a TAB before each further header line of that handshake;
  *          connection i takes line (first + i) modulo the number of lines.
  * hello:   a text frame that every connection sends once it is open.
  * ready:   a connection is ready when a frame contains this text (default: when it is open).
  * expect:  deliveries to wait for in all; 0 waits for `end`.
+ * polling: never sleep between `ready` and the end, so that no send of the server has to wake this process up.
  *
  * It prints {"ready": ...} when all connections are ready, reads `end` from standard input when nothing
  * more will be published, and prints one JSON object when everything expected has arrived, or when nothing
@@ -290,14 +291,14 @@ static void print_result(int per_message) {
 
 int main(int argc, char **argv) {
     enum { PORT = 256, TARGETS, FIRST, CONNECTIONS, MESSAGES, EXPECT, IN_FLIGHT, HELLO, READY_TEXT, QUIET, TIMEOUT,
-           PER_MESSAGE };
+           PER_MESSAGE, POLLING };
     static const struct option options[] = {
         {"port", 1, 0, PORT}, {"targets", 1, 0, TARGETS}, {"first", 1, 0, FIRST},
         {"connections", 1, 0, CONNECTIONS}, {"messages", 1, 0, MESSAGES}, {"expect", 1, 0, EXPECT},
         {"in-flight", 1, 0, IN_FLIGHT}, {"hello", 1, 0, HELLO}, {"ready", 1, 0, READY_TEXT},
-        {"quiet-ms", 1, 0, QUIET}, {"timeout-s", 1, 0, TIMEOUT}, {"per-message", 0, 0, PER_MESSAGE}, {0, 0, 0, 0}};
+        {"quiet-ms", 1, 0, QUIET}, {"timeout-s", 1, 0, TIMEOUT}, {"per-message", 0, 0, PER_MESSAGE}, {"polling", 0, 0, POLLING}, {0, 0, 0, 0}};
     uint64_t quiet_ns = 3000000000ull, timeout_ns = 60000000000ull;
-    int per_message = 0, chosen;
+    int per_message = 0, polling = 0, chosen;
     while ((chosen = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (chosen) {
         case PORT: port = atoi(optarg); break;
@@ -315,6 +316,7 @@ int main(int argc, char **argv) {
         case QUIET: quiet_ns = strtoull(optarg, NULL, 10) * 1000000ull; break;
         case TIMEOUT: timeout_ns = strtoull(optarg, NULL, 10) * 1000000000ull; break;
         case PER_MESSAGE: per_message = 1; break;
+        case POLLING: polling = 1; break;
         default: return 2;
         }
     }
@@ -336,7 +338,7 @@ int main(int argc, char **argv) {
     int announced = 0;
     for (;;) {
         while (started < wanted && pending < in_flight) open_next();
-        int count = epoll_wait(epoll_fd, events, 1024, 100);
+        int count = epoll_wait(epoll_fd, events, 1024, polling && announced ? 0 : 100);
         if (count < 0 && errno != EINTR) die("epoll_wait: %s", strerror(errno));
         for (int i = 0; i < count; i++) {
             uint32_t index = events[i].data.u32;

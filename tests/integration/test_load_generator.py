@@ -49,7 +49,7 @@ class Server:
                     return
                 body = await reader.readexactly(int(headers["content-length"]))
                 writer.write(self._publish(body))
-        except asyncio.IncompleteReadError:
+        except (asyncio.IncompleteReadError, ConnectionError):
             pass  # the client has gone
         finally:
             writer.close()
@@ -102,11 +102,12 @@ async def run(server: Server, folder: Path, workload: Workload = SMALL) -> Run:
 
 
 @pytest.mark.parametrize("peer", [CLimit("c-batch"), CLimit("c-send", each=True)], ids=lambda peer: peer.name)
-def test_the_limit_delivers_everything_once(peer: CLimit, tmp_path: Path) -> None:
+@pytest.mark.parametrize("polling", [False, True], ids=["sleeping", "polling"])
+def test_the_limit_delivers_everything_once(peer: CLimit, polling: bool, tmp_path: Path) -> None:
     cores = Cores.of_this_machine()
 
     with peer.serve(SMALL, cores, tmp_path) as found:
-        result = measure(found, SMALL, cores, tmp_path)
+        result = measure(found, SMALL, cores, tmp_path, polling=polling)
 
     assert (result.deliveries, result.duplicates, result.failed) == (800, 0, 0)
     assert result.received_bytes == 800 * 204
