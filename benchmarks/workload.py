@@ -1,6 +1,7 @@
 """What is measured: how many listen, what is published, and how."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 MARK = f"bench={0:08d}-{0:019d}"
@@ -27,20 +28,18 @@ class Workload:
         """Every connection receives every message."""
         return self.connections * self.messages
 
-    def payload(self) -> dict[str, str]:
+    def payload(self) -> dict[str, object]:
         """A JSON object with the mark, of exactly payload_bytes when written without spaces."""
-        return padded({"mark": MARK}, self.payload_bytes)
+        return padded({"mark": MARK, "text": ""}, "text", self.payload_bytes)
 
 
-def padded(document: dict[str, str], size: int) -> dict[str, str]:
-    """The document with one member "text" more, so long that its compact JSON has `size` bytes."""
-    missing = size - len(compact({**document, "text": ""}))
+def padded(document: Mapping[str, object], member: str, size: int) -> dict[str, object]:
+    """The document with one of its texts continued until its compact JSON has `size` bytes."""
+    missing = size - len(compact(document))
     if missing < 0:
         raise ValueError(f"{size} bytes are too few for {document}")
-    return {
-        **document,
-        "text": ("Carillon rings once and everyone hears it. " * (missing // 43 + 1))[:missing],
-    }
+    more = ("Carillon rings once and everyone hears it. " * (missing // 43 + 1))[:missing]
+    return {**document, member: f"{document[member]}{more}"}
 
 
 def compact(document: object) -> bytes:
