@@ -18,7 +18,7 @@ import structlog
 log = structlog.stdlib.get_logger("hub.broker")
 
 
-class BrokerUnavailable(Exception):  # noqa: N818 - says a state, as the tables of the service do
+class BrokerUnavailable(Exception):
     """
     A subscription is not in force, because the broker is away or did not confirm it in time.
 

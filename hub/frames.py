@@ -73,6 +73,11 @@ def changed_notifications(ids: Sequence[str], until: datetime | None = None) -> 
     return data
 
 
+def position(key: StreamKey, seq: int) -> bytes:
+    """Where a client stands whose filter holds entries back: everything up to seq is dealt with."""
+    return b'{"type":"position","stream":%b,"seq":%d}' % (_stream(key), seq)
+
+
 def message(channel: str, data: bytes) -> bytes:
     """An ephemeral message: no seq, at most once. `data` is JSON text."""
     return b'{"type":"message","channel":%b,"data":%b}' % (encode(channel), data)

@@ -15,15 +15,20 @@ TopicChange = Literal["followed", "unfollowed", "muted", "unmuted"]
 
 
 class Membership(NamedTuple):
-    """The streams one person follows: their own, their tenant's and their topics', and what is unread."""
+    """
+    The streams one person listens to: their own, their tenant's, and those of the topics they follow and
+    have not muted. All members are read in one snapshot of the database: the count is the count at the
+    positions, so events after them are exactly what is missing.
+    """
 
-    streams: Sequence[StreamKey]
+    positions: Mapping[StreamKey, int]  # the heads; 0 for a stream without a row
     unread_count: int  # at most UNREAD_CAP
 
 
 class Snapshot(NamedTuple):
-    """What a client needs that cannot be given continuity."""
+    """What a client needs that cannot be given continuity; read in one snapshot of the database."""
 
+    positions: Mapping[StreamKey, int]  # as in Membership
     unread_count: int
     newest: Sequence[Mapping[str, Any]]  # as the list of notifications shows them, newest first
 
@@ -67,5 +72,10 @@ class Inbox(Protocol):
         ...
 
     async def change_topic(self, identity: Identity, topic: str, change: TopicChange) -> None:
-        """Follow, leave or mute a topic. Following twice is following once."""
+        """
+        Follow, leave or mute a topic. Following twice is following once.
+
+        The events `followed` and `unmuted` say {topic, joined_seq}: the position in the topic's stream
+        from which it concerns the person. `unfollowed` and `muted` say {topic}.
+        """
         ...

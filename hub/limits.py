@@ -79,7 +79,7 @@ _Key = TypeVar("_Key")
 Scope = Literal["user", "address", "tenant", "silent"]
 
 
-class TooManyConnections(ServiceError):  # noqa: N818 - says what is wrong, as the client reads it
+class TooManyConnections(ServiceError):
     """One connection more than its user, address or tenant may have. `scope` says whose limit it is."""
 
     def __init__(self, scope: Scope) -> None:

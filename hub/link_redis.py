@@ -33,7 +33,7 @@ class LinkLost(BrokerUnavailable):
     """The connection is gone; what was asked may or may not have been done."""
 
 
-class Refused(Exception):  # noqa: N818 - what the server did, not what went wrong here
+class Refused(Exception):
     """The server answered with an error; the first word is its code (NOPERM, MOVED, LOADING, ...)."""
 
 

@@ -94,7 +94,11 @@ class WireListener(Protocol):
         ...
 
     def on_paused(self) -> None:
-        """The transport holds more than the high-water mark. Never called from within a write."""
+        """
+        The transport holds more than the high-water mark.
+
+        Never called from within a write, nor once either side has begun to close.
+        """
         ...
 
     def on_resumed(self) -> None:
@@ -511,7 +515,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._session.on_closed(*self._close)
 
     def _tell_pressure(self) -> None:
-        if self._listener is None or self._paused == self._told_paused:
+        if self._listener is None or self._state != _OPEN or self._paused == self._told_paused:
             return
         self._told_paused = self._paused
         if self._paused:
