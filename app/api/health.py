@@ -1,0 +1,89 @@
+"""Is it well, does it live, who is connected, and the numbers (AIVO-24, AIVO-25)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from starlette.responses import Response
+
+from app.api.auth import InsufficientScope
+from app.api.models import Answer
+from app.api.operation import Call, answer
+
+
+class Alive(Answer):
+    """The process answers."""
+
+    status: Literal["ok"]
+
+
+class HealthAnswer(Answer):
+    """What this node depends on."""
+
+    status: Literal["ok", "degraded", "unavailable"]
+    checks: dict[str, str] = Field(description="By name: ok, or a word that says what is wrong.")
+    version: str
+
+
+class NodeStatus(Answer):
+    """One node, counted."""
+
+    node: str
+    connections: int
+    users: int
+    streams: int
+    in_doubt: int = Field(description="Streams that are being compared with the store.")
+    live: bool = Field(description="Publications of other nodes arrive at once.")
+
+
+class WebSocketStatus(Answer):
+    """The state of live delivery; the figures only for a token with the scope admin (X-16)."""
+
+    status: Literal["ok", "degraded"]
+    connections: int | None = None
+    users: int | None = None
+    streams: int | None = None
+    in_doubt: int | None = None
+    nodes: list[NodeStatus] | None = None
+
+
+async def health(call: Call) -> Response:
+    """200 when requests can be served, 503 when not. `degraded`: everything arrives, later than promised."""
+    report = await call.services.health.report()
+    found = HealthAnswer(
+        status=report.status, checks=dict(report.findings), version=call.services.settings.version
+    )
+    return answer(found, 503 if report.status == "unavailable" else 200)
+
+
+async def livez(call: Call) -> Response:
+    """The event loop of this process turns. Asks nobody else."""
+    return answer(Alive(status="ok"))
+
+
+async def websocket_status(call: Call) -> Response:
+    """Everybody learns whether live delivery works; with the scope admin also the figures of every node."""
+    hub = call.services.hub
+    here = hub.status()
+    status: Literal["ok", "degraded"] = "ok" if here.live else "degraded"
+    if call.known is None or not call.known.has("admin"):
+        return answer({"status": status})
+    nodes = [NodeStatus(**node._asdict()) for node in await hub.nodes()]
+    return answer(
+        WebSocketStatus(
+            status=status,
+            connections=sum(node.connections for node in nodes),
+            users=sum(node.users for node in nodes),
+            streams=sum(node.streams for node in nodes),
+            in_doubt=sum(node.in_doubt for node in nodes),
+            nodes=nodes,
+        )
+    )
+
+
+async def metrics(call: Call) -> Response:
+    """Prometheus' text format. Needs the scope admin, unless HUB_OPEN_METRICS is set."""
+    if not call.services.settings.open_metrics and not call.identity.has("admin"):
+        raise InsufficientScope(["admin"])
+    return Response(call.services.metrics.text(), media_type="text/plain; version=0.0.4")

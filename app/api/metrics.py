@@ -1,0 +1,107 @@
+"""What Prometheus reads (AIVO-24). Labels come from closed sets: names of the table of routes, codes, channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LIFETIMES = (1, 10, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
+
+#: Numbers that somebody else keeps, read when they are asked for: name without prefix -> value.
+Reading = Callable[[], Mapping[str, float]]
+
+
+class Metrics:
+    """Every number of this process. A registry of its own, so that two applications in one process do not mix."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._delivered = Counter(
+            "notifications_delivered",
+            "Notifications handed over, by the way they went and how that ended.",
+            ["channel", "status"],
+            registry=self.registry,
+        )
+        self._answers = Histogram(
+            "http_request_duration_seconds",
+            "From the first byte of a request to the end of its answer.",
+            ["route", "method", "status"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._refused_tokens = Counter(
+            "auth_failures",
+            "Tokens and API keys that were refused, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self.connection_duration = Histogram(
+            "websocket_connection_duration_seconds",
+            "How long connections lived.",
+            buckets=_LIFETIMES,
+            registry=self.registry,
+        )
+        self.closed = Counter(
+            "websocket_connections_closed",
+            "Connections that ended, by their close code.",
+            ["code"],
+            registry=self.registry,
+        )
+        self.delivery_latency = Histogram(
+            "notification_delivery_latency_seconds",
+            "From a notification's commit to the frame in the hands of its connections.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._children: dict[tuple[str, str, int], Callable[[float], None]] = {}
+
+    def answered(self, route: str, method: str, status: int, seconds: float) -> None:
+        """One request, served or refused. route: a path of the table, or "other"."""
+        key = (route, method, status)
+        observe = self._children.get(key)
+        if observe is None:
+            observe = self._children[key] = self._answers.labels(route, method, str(status)).observe
+        observe(seconds)
+
+    def delivered(self, channel: str, status: str, count: int = 1) -> None:
+        self._delivered.labels(channel, status).inc(count)
+
+    def token_refused(self, reason: str) -> None:
+        self._refused_tokens.labels(reason).inc()
+
+    def read_gauges(self, reading: Reading, help_texts: Mapping[str, str]) -> None:
+        """Numbers that go up and down, read at each scrape."""
+        self.registry.register(_Readings(reading, help_texts, GaugeMetricFamily))
+
+    def read_counters(self, reading: Reading, help_texts: Mapping[str, str]) -> None:
+        """Numbers that only grow, read at each scrape."""
+        self.registry.register(_Readings(reading, help_texts, CounterMetricFamily))
+
+    def text(self) -> bytes:
+        """The text format of Prometheus, version 0.0.4."""
+        return generate_latest(self.registry)
+
+
+class _Readings(Collector):
+    def __init__(
+        self,
+        reading: Reading,
+        help_texts: Mapping[str, str],
+        family: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    ) -> None:
+        self._reading = reading
+        self._help = help_texts
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        values = self._reading()
+        for name, text in self._help.items():
+            yield self._family(name, text, value=values[name])
+
+    def describe(self) -> Iterable[Metric]:
+        """The names, so that registering does not read."""
+        return [self._family(name, text) for name, text in self._help.items()]

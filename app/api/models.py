@@ -1,0 +1,158 @@
+"""The forms that the models of the REST bodies and answers share."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+from core.identity import is_user_id
+from core.streams import is_tenant_id, is_topic
+
+#: RFC 3339 section 5.6. Without an offset a moment means nothing.
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+
+
+class Body(BaseModel):
+    """What a caller sends: closed, and no type is taken for another."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Parameters(BaseModel):
+    """A query string: closed; every value is text, and a list where the name stands several times."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(BaseModel):
+    """What we answer. Closed, so that a test which holds answers to it sees what we add."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _moment(value: Any) -> Any:
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("must be a date and time with an offset, as in 2026-01-31T09:00:00Z (RFC 3339)")
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,18}", value):
+        raise ValueError("must be a whole number")
+    return value
+
+
+def _user_id(value: str) -> str:
+    if not is_user_id(value):
+        raise ValueError("must be 1-255 printable characters without white space at an end")
+    return value
+
+
+def _topic(value: str) -> str:
+    if not is_topic(value):
+        raise ValueError("must be 1-127 of A-Z a-z 0-9 . _ : / -, the first a letter or digit")
+    return value
+
+
+def _tenant_id(value: str) -> str:
+    if not is_tenant_id(value):
+        raise ValueError("must be 1-63 of A-Z a-z 0-9 . _ : -, the first a letter or digit")
+    return value
+
+
+def unique(values: list[Any]) -> list[Any]:
+    if len(set(values)) != len(values):
+        raise ValueError("must not name anything twice")
+    return values
+
+
+TOPIC_SCHEMA = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/-]{0,126}$"}
+
+Moment: TypeAlias = Annotated[AwareDatetime, Strict(False), BeforeValidator(_moment)]
+
+#: A whole number in a query string: decimal digits and nothing else.
+Whole: TypeAlias = Annotated[int, BeforeValidator(_number)]
+
+UserId: TypeAlias = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=255),
+    AfterValidator(_user_id),
+]
+
+Topic: TypeAlias = Annotated[str, AfterValidator(_topic), WithJsonSchema(TOPIC_SCHEMA)]
+
+TenantId: TypeAlias = Annotated[
+    str,
+    AfterValidator(_tenant_id),
+    WithJsonSchema({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:-]{0,62}$"}),
+]
+
+#: How producers call a kind of notification: `iep_update`, `billing.invoice-due`.
+TYPE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
+NotificationType: TypeAlias = Annotated[str, StringConstraints(pattern=TYPE_PATTERN)]
+
+PriorityName: TypeAlias = Literal["low", "normal", "high", "urgent"]
+
+#: A key of the producer's own: what replaces what, what belongs together.
+OwnKey: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+UnreadCount: TypeAlias = Annotated[int, Field(ge=0, description="Counting stops at 1000: show 999+.")]
+
+
+class Content(Answer):
+    """A notification as its audience sees it."""
+
+    id: str = Field(json_schema_extra={"format": "uuid"})
+    title: str
+    message: str
+    notification_type: str
+    action_url: str | None
+    priority: PriorityName
+    channels: list[str]
+    metadata: dict[str, Any]
+    created_at: datetime
+    expires_at: datetime | None
+    collapse_key: str | None
+    group_key: str | None
+    updated_at: datetime | None
+
+
+class Problem(BaseModel):
+    """A request that was not served, and why (RFC 9457)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    type: str = Field(description="A reference to the explanation of this kind of problem.")
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str
+    instance: str = Field(
+        description="Names this occurrence; also in the header X-Request-Id and in our logs."
+    )
+    error: str = Field(description="The stable code of the problem.")
+    details: list[FaultAnswer] = Field(description="What is wrong with the request, member by member.")
+
+
+class FaultAnswer(BaseModel):
+    """One thing that is wrong with a request."""
+
+    model_config = ConfigDict(extra="forbid", title="Fault")
+
+    path: str = Field(description="Of the member, as in recipients.2.user_id; empty for the whole body.")
+    message: str
+
+
+Problem.model_rebuild()

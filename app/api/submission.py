@@ -1,0 +1,158 @@
+"""What producers send, and how it becomes a submission: shared by /api/v1/notifications and /internal/broadcast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Literal
+
+import msgspec
+from pydantic import AfterValidator, Field, JsonValue, RootModel, StringConstraints
+from starlette.responses import Response
+
+from app.api.models import (
+    Answer,
+    Body,
+    Content,
+    Moment,
+    NotificationType,
+    OwnKey,
+    PriorityName,
+    unique,
+)
+from app.api.operation import Call, answer
+from app.api.problems import refused
+from core.errors import Fault, ServiceError
+from core.links import validate_action_url
+from core.notification import DEFAULT_CHANNELS, Priority
+from delivery.draft import Audience, Submission
+from delivery.ingest import Accepted
+
+#: A promise for later than this is a mistake in the year more often than a wish.
+FARTHEST = timedelta(days=366)
+
+Channel = Literal["websocket", "in_app", "push", "email", "sms", "whatsapp", "telegram", "webhook"]
+Channels = Annotated[
+    list[Channel],
+    Field(min_length=1, max_length=8, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(unique),
+]
+Title = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"\S")]
+Message = Annotated[str, StringConstraints(min_length=1, max_length=8000, pattern=r"\S")]
+ActionUrl = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=2048, pattern=r"^(/|[Hh][Tt][Tt][Pp][Ss]://)[!-~]*$"),
+    Field(description="A path of the application's own site, or https to an allowed host."),
+]
+Metadata = Annotated[
+    dict[str, JsonValue],
+    Field(max_length=20, description="Your own data; with title and message at most 16 KiB."),
+]
+
+#: Named by the producer; the same key and body again is the same notification, not a second one.
+IDEMPOTENCY = {"Idempotency-Key": {"type": "string", "pattern": "^[!-~]{1,255}$"}}
+
+
+class Draft(Body):
+    """What a notification says, and when."""
+
+    title: Title
+    message: Message
+    notification_type: NotificationType = "system"
+    priority: PriorityName = "normal"
+    channels: Channels | None = Field(default=None, description="Without it: in_app and websocket.")
+    action_url: ActionUrl | None = None
+    metadata: Metadata = Field(default_factory=dict)
+    collapse_key: OwnKey | None = Field(default=None, description="Replaces what has the same key.")
+    group_key: OwnKey | None = Field(default=None, description="Shown together with what has the same key.")
+    expires_at: Moment | None = Field(default=None, description="Gone then; in the future.")
+    scheduled_for: Moment | None = Field(default=None, description="Sent then; within a year.")
+
+
+class Recipient(Answer):
+    """One of several people, and the notification they got."""
+
+    id: str = Field(json_schema_extra={"format": "uuid"})
+    user_id: str
+
+
+class Recipients(Answer):
+    """The notifications of several people."""
+
+    notifications: list[Recipient]
+
+
+class Submitted(RootModel[Content | Recipients]):
+    """The notification, for one person or one audience; the list of recipients, for several people."""
+
+
+def submission(draft: Draft, tenant_id: str, audience: Audience, call: Call) -> Submission:
+    """Raises ServiceError (invalid) with every fault in the meaning of the draft."""
+    faults = list(_faults(draft, call.services.clock.now(), call.services.settings.action_hosts))
+    try:
+        made = Submission(
+            tenant_id=tenant_id,
+            audience=audience,
+            title=draft.title,
+            message=draft.message,
+            notification_type=draft.notification_type,
+            priority=Priority(draft.priority),
+            channels=tuple(draft.channels or DEFAULT_CHANNELS),
+            action_url=draft.action_url,
+            metadata=draft.metadata,
+            collapse_key=draft.collapse_key,
+            group_key=draft.group_key,
+            expires_at=draft.expires_at,
+            scheduled_for=draft.scheduled_for,
+        )
+    except ServiceError as error:
+        raise refused([*faults, *error.faults]) from error
+    if faults:
+        raise refused(faults)
+    return made
+
+
+def _faults(draft: Draft, now: datetime, action_hosts: Set[str]) -> Iterator[Fault]:
+    if draft.action_url is not None:
+        yield from link_faults(draft.action_url, action_hosts)
+    if draft.expires_at is not None and draft.expires_at <= now:
+        yield Fault("expires_at", "must be in the future")
+    if draft.scheduled_for is not None and draft.scheduled_for > now + FARTHEST:
+        yield Fault("scheduled_for", "must be within a year")
+
+
+def link_faults(url: str, action_hosts: Set[str]) -> Iterator[Fault]:
+    try:
+        validate_action_url(url, action_hosts)
+    except ValueError as error:  # a sentence of core.links that quotes nothing
+        yield Fault("action_url", f"must be a link that {error}")
+
+
+class _Made(msgspec.Struct):
+    id: str | None = None
+
+
+_made = msgspec.json.Decoder(_Made)
+
+
+def submitted(accepted: Accepted, call: Call) -> Response:
+    """201, or the first answer again when the idempotency key is known."""
+    headers = {}
+    if accepted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    else:
+        call.services.metrics.delivered("in_app", "stored", len(accepted.notification_ids))
+    if (made := _made.decode(accepted.body)).id is not None:
+        headers["Location"] = f"/api/v1/notifications/{made.id}"
+    return answer(accepted.body, accepted.status, headers)
+
+
+AIVO_NOTIFICATION: dict[str, Any] = {
+    "title": "IEP Document Updated",
+    "message": "The IEP document for John Doe requires your review.",
+    "notification_type": "iep_update",
+    "priority": "high",
+    "channels": ["websocket", "push", "in_app"],
+    "action_url": "/iep/12345/review",
+    "metadata": {"iep_id": "12345", "student_name": "John Doe"},
+}
