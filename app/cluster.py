@@ -228,6 +228,8 @@ class Cluster:
             self._run(
                 "pg_ctl", "stop", "-w", "-s", "-t", str(START_TIMEOUT_S), "-m", mode, "-D", str(self.data)
             )
+        if self.socket_folder != self.folder:
+            shutil.rmtree(self.socket_folder, ignore_errors=True)
 
     def pid(self) -> int | None:
         """The process of the server that runs on this data folder; None when none does."""

@@ -279,13 +279,18 @@ async def test_a_failed_start_says_what_the_server_said(directory: Path) -> None
         await start_postgres(directory)
 
 
-async def test_a_path_too_long_for_a_socket_gets_one_elsewhere(directory: Path) -> None:
+async def test_a_path_too_long_for_a_socket_gets_one_elsewhere_for_as_long_as_it_runs(
+    directory: Path,
+) -> None:
     deep = directory.parent / ("d" * 100) / ".carillon"
 
     postgres = await start_postgres(deep)
 
     assert await execute(postgres.dsn, "SELECT 1") == 1
+    sockets = cluster(deep).socket_folder
+    assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
     await postgres.stop()
+    assert not sockets.exists()
 
 
 async def test_a_checkout_that_the_server_cannot_enter_keeps_its_data_elsewhere(
