@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeGuard
 from urllib.parse import quote
 
 from core.errors import ServiceError
-from core.keys import Key, KeySet, decode_base64url, encode_base64url, is_kid
+from core.keys import Key, KeySet, decode_base64url, encode_base64url, is_kid, is_public
 from core.revocation import Revocations
 from core.streams import is_tenant_id
 from core.strict_json import read_object
@@ -70,7 +70,7 @@ _TYPES = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _MAX_TIME = 2**53
 
 
-class InvalidToken(ServiceError):  # noqa: N818 - says what is wrong, as the caller reads it
+class InvalidToken(ServiceError):
     """The caller's token, or API key, opens nothing. The message does not say why."""
 
     def __init__(self, reason: Reason, message: str | None = None) -> None:
@@ -267,7 +267,7 @@ class Verifier:
             raise InvalidToken("header")
         key = self._keys.find(kid, algorithm)
         if key is None:
-            raise UnknownKey
+            raise UnknownKey if kid is not None and is_public(algorithm) else InvalidToken("key")
         if key.algorithm != algorithm:
             raise InvalidToken("algorithm")
         return key

@@ -49,7 +49,7 @@ _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 Material = bytes | RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 
 
-class InvalidKey(ValueError):  # noqa: N818 - says what is wrong, as the operator reads it
+class InvalidKey(ValueError):
     """A key that tokens cannot be checked with, or a document without a usable one."""
 
 
@@ -182,6 +182,11 @@ def read_jwks(document: bytes) -> Published:
 def is_kid(value: object) -> bool:
     """Whether a token or a document may name a key so: 1-255 printable characters."""
     return isinstance(value, str) and 0 < len(value) <= 255 and value.isprintable()
+
+
+def is_public(algorithm: str) -> bool:
+    """Whether keys for this algorithm can be published."""
+    return any(algorithm in algorithms for algorithms in PUBLIC_ALGORITHMS.values())
 
 
 def _public_key(jwk: Any) -> Key:

@@ -407,6 +407,16 @@ def test_an_unknown_kid_is_told_apart_for_whoever_fetches_keys() -> None:
         verifier().verify(public(CLAIMS, STRANGER, "RS256", "tomorrow"), NOW)
 
 
+@pytest.mark.parametrize(
+    "name", ["alg nOnE", "another HMAC than the configured one", "no kid for a public key"]
+)
+def test_a_key_that_nobody_could_publish_is_not_worth_fetching(name: str) -> None:
+    with pytest.raises(InvalidToken) as refused:
+        verifier().verify(HOSTILE[name][0], NOW)
+
+    assert not isinstance(refused.value, UnknownKey)
+
+
 def test_without_a_configured_issuer_and_audience_only_tokens_for_nobody_else_get_in() -> None:
     checker = verifier(TokenSettings())
 
