@@ -1,0 +1,244 @@
+/** Types of client.js, the browser side of Carillon. The wire: docs/protocol.md; error codes: docs/errors.md. */
+
+export interface HubOptions {
+  /** Where the hub is: "https://hub.example", also with a path before it. Default: this page's origin. */
+  url?: string;
+  /**
+   * The user's token, fetched when one is needed; kept in memory only. `refresh`: the last one was refused
+   * or runs out, give a new one. Nothing (null, "") means signed out: the hub closes.
+   */
+  getToken(options: { refresh: boolean }): string | null | undefined | Promise<string | null | undefined>;
+  /** Aborting it disconnects. */
+  signal?: AbortSignal;
+  /** A page hidden for so long hangs up, and comes back with what it missed. 0: never. Default 600000. */
+  hiddenAfterMs?: number;
+  /** How long a ticket, a welcome or a reply may take. Default 10000. */
+  timeoutMs?: number;
+  /** Origins besides our own that link() may lead to. Default: any https. */
+  linkOrigins?: readonly string[];
+  /** Stand-ins where there is no browser. */
+  WebSocket?: typeof WebSocket;
+  fetch?: typeof fetch;
+}
+
+/**
+ * connecting: a ticket is fetched, a socket opened. open: everything is here and live. recovering: connected,
+ * and what was missed is on its way. offline: no link; the next attempt is `retryInMs` away, or waits for the
+ * page to be looked at (`hidden`). closed: it will not come back by itself.
+ */
+export type State = "connecting" | "open" | "recovering" | "offline" | "closed";
+
+export interface StateOf {
+  state: State;
+  /**
+   * Why: new, connect, reconnect, gap, network, timeout, silent, hidden, disconnected, signed_out, bad_frame, or
+   * the close code in words: unauthorized, forbidden, not_found, auth_timeout, too_many_connections,
+   * token_expired, slow_down, unsupported, internal, restart, overloaded; or the code of a failed request.
+   */
+  reason?: string;
+  /** The close code, where there was one. */
+  code?: number;
+  /** When offline: ms until the next attempt. */
+  retryInMs?: number;
+}
+
+export type Priority = "low" | "normal" | "high" | "urgent";
+export type Positions = Record<string, number>;
+
+/** A notification and what this person did with it. Times are RFC 3339. */
+export interface Notification {
+  id: string;
+  title: string;
+  message: string;
+  notification_type: string;
+  priority: Priority;
+  /** Not checked: use link(). */
+  action_url: string | null;
+  channels?: string[];
+  metadata: Record<string, unknown>;
+  created_at: string;
+  expires_at?: string | null;
+  updated_at?: string | null;
+  collapse_key?: string | null;
+  group_key?: string | null;
+  read_at?: string | null;
+  seen_at?: string | null;
+  archived_at?: string | null;
+  snoozed_until?: string | null;
+  /** The stream it came by: "user", "tenant" or "topic:<name>", and its place there. */
+  stream?: string;
+  seq?: number;
+}
+
+interface Placed {
+  stream: string;
+  seq: number;
+}
+
+/** What `read`, `unread`, `seen`, `archived`, `unarchived` and `snoozed` say; one id stands alone besides. */
+interface Changed extends Placed {
+  notification_id?: string;
+  notification_ids?: string[];
+}
+
+interface TopicChanged extends Placed {
+  topic: string;
+}
+
+export interface HubEvents {
+  state: StateOf;
+  /** New, shown once however many streams brought it. Also of a subscribed channel: then it is not in the inbox. */
+  notification: Placed & { notification: Notification; timestamp: string };
+  updated: Placed & { notification: Notification };
+  recalled: Placed & { notification_id: string; reason?: "recalled" | "expired" };
+  read: Changed;
+  unread: Changed;
+  seen: Changed;
+  archived: Changed;
+  unarchived: Changed;
+  snoozed: Changed & { until: string };
+  read_all: Placed & { positions: Positions };
+  followed: TopicChanged;
+  unfollowed: TopicChanged;
+  muted: TopicChanged;
+  unmuted: TopicChanged;
+  /** The unread count as the user should see it changed; from 1000 on show "999+". */
+  count: { unread: number };
+  /** inbox.items changed. */
+  inbox: {};
+  /** Entries are missing. They are asked for (the state is `recovering`), or, `recovered: false`, lost to this client. */
+  gap: { stream?: string; after?: number; before?: number; recovered?: false };
+  /** Continuity could not be given: the inbox was replaced by this snapshot. */
+  resync: { unread: number; items: Notification[] };
+  /** Ephemeral: at most once, no history. */
+  message: { channel: string; data: unknown };
+  presence: Record<string, unknown>;
+  welcome: {
+    connection_id: string;
+    user_id: string;
+    tenant_id: string;
+    epoch: string;
+    positions: Positions;
+    unread_count: number;
+    heartbeat_ms: number;
+  };
+  /** What failed in the background, or was refused by the server and belongs to no call. */
+  error: { error: HubError };
+}
+
+export type HubEvent = { [T in keyof HubEvents]: HubEvents[T] & { type: T } }[keyof HubEvents];
+
+export interface Cancellable {
+  signal?: AbortSignal;
+}
+
+export interface Emitter<Events> {
+  /** Listen; the answer stops it. "*" hears every event. */
+  on<T extends keyof Events>(
+    type: T,
+    listener: (event: Events[T] & { type: T }) => void,
+    options?: Cancellable,
+  ): () => void;
+  on(type: "*", listener: (event: HubEvent) => void, options?: Cancellable): () => void;
+  /** The events from now on. A reader who falls 10,000 behind gets `{type: "overflow"}` in place of those. */
+  events(
+    options?: Cancellable & { types?: readonly (keyof Events)[] },
+  ): AsyncIterableIterator<HubEvent | { type: "overflow" }>;
+  [Symbol.asyncIterator](): AsyncIterableIterator<HubEvent | { type: "overflow" }>;
+}
+
+export interface ListQuery extends Cancellable {
+  limit?: number;
+  /** `nextCursor` of the page before. */
+  cursor?: string;
+  state?: string;
+  type?: string;
+}
+
+export interface Page {
+  items: Notification[];
+  nextCursor: string | null;
+  unread: number;
+}
+
+/**
+ * Changes are shown at once and taken back when the server refuses them (the promise rejects). They go over the
+ * socket, or by REST while it is down. A signal ends the wait, not a change that has been sent.
+ */
+export interface Inbox {
+  /** What is known here, newest first, without the archived, snoozed and expired. */
+  readonly items: Notification[];
+  readonly unread: number;
+  /** A page from the server; it joins `items`. */
+  list(query?: ListQuery): Promise<Page>;
+  get(id: string, options?: Cancellable): Promise<Notification>;
+  markRead(id: string | string[], options?: Cancellable): Promise<void>;
+  markUnread(id: string | string[], options?: Cancellable): Promise<void>;
+  markSeen(id: string | string[], options?: Cancellable): Promise<void>;
+  archive(id: string | string[], options?: Cancellable): Promise<void>;
+  unarchive(id: string | string[], options?: Cancellable): Promise<void>;
+  snooze(id: string | string[], until: Date | string | number, options?: Cancellable): Promise<void>;
+  /** Everything that is here now; what arrives meanwhile stays unread. */
+  markAllRead(options?: Cancellable): Promise<void>;
+  /** Take back the last markRead, markUnread, archive, unarchive or markAllRead made here. False: nothing to take back. */
+  undo(options?: Cancellable): Promise<boolean>;
+}
+
+export interface Topics {
+  /** For all devices of this person, until unfollowed. */
+  follow(topic: string, options?: Cancellable): Promise<void>;
+  unfollow(topic: string, options?: Cancellable): Promise<void>;
+  mute(topic: string, options?: Cancellable): Promise<void>;
+}
+
+export interface SubscribeOptions extends Cancellable {
+  /** Only these types. Default: all. */
+  types?: readonly string[];
+  /** This priority or above. */
+  minPriority?: Priority;
+}
+
+/** Listening to one channel, over reconnects, until unsubscribed. It touches neither inbox nor unread count. */
+export interface Subscription extends Emitter<Pick<HubEvents, "notification" | "updated" | "recalled" | "message" | "gap" | "error">> {
+  readonly channel: string;
+  unsubscribe(): Promise<void>;
+}
+
+export interface Hub extends Emitter<HubEvents> {
+  readonly state: StateOf;
+  readonly inbox: Inbox;
+  readonly topics: Topics;
+  readonly channels: {
+    /** Settles when the server has agreed. A signal that aborts later unsubscribes. */
+    subscribe(channel: string, options?: SubscribeOptions): Promise<Subscription>;
+  };
+  /** Connect and stay connected. Settles with the first open, or with the reason why there will be none. */
+  connect(options?: Cancellable): Promise<Hub>;
+  /** Hang up and stay away; connect() goes on from there. */
+  disconnect(): void;
+  /** Ephemeral, to whoever listens now; only while connected. */
+  publish(channel: string, data: unknown, options?: Cancellable): Promise<void>;
+  /** Where a notification leads, checked, or null. */
+  link(notification: Pick<Notification, "action_url">): string | null;
+  /** The server's time as well as it is known here, ms since 1970. */
+  now(): number;
+}
+
+/** Every failure a call can meet. */
+export class HubError extends Error {
+  constructor(code: string, message?: string, options?: { status?: number; retryAfterMs?: number; cause?: unknown });
+  /** A row of docs/errors.md; or offline, timeout, network, no_token, signed_out, unsupported, refused. */
+  readonly code: string;
+  /** Of the HTTP answer, or 0. */
+  readonly status: number;
+  readonly retryAfterMs: number;
+}
+
+/** A hub that is not connected yet. */
+export function createHub(options: HubOptions): Hub;
+
+/** The link if it may be followed: a path of this site, or https (to one of `origins`, where given). Else null. */
+export function safeLink(link: unknown, origins?: readonly string[]): string | null;
+
+/** The delay before an attempt, in ms, fully jittered: up to 1 s, 2 s, 4 s … 30 s. `attempt` counts from 0. */
+export function backoff(attempt: number, random?: () => number): number;
