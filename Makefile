@@ -11,7 +11,7 @@ BIN    := .venv/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench lock install clean
+.PHONY: help serve test lint format bench lock schema install clean
 # One installation at a time, however many jobs make was given.
 .NOTPARALLEL:
 
@@ -45,6 +45,10 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-ver
 lock: .venv/dev
 	$(LOCK) $(UPGRADE) --output-file requirements.txt
 	$(LOCK) $(UPGRADE) --extra dev --constraint requirements.txt --output-file requirements-dev.txt
+
+# The sum of the migrations, to be read.
+schema: .venv/dev
+	$(BIN)/python -m tests.schema
 
 clean:
 	rm -rf .venv .cache build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage *.egg-info

@@ -1,7 +1,7 @@
 """
 What Alembic runs, for `alembic upgrade head` and for `carillon migrate` alike.
 
-The database is `config.attributes["dsn"]` where a program asks, else DATABASE_URL, else the embedded one.
+The database is `config.attributes["dsn"]` where a program asks, else DATABASE_URL, else the embedded one of CARILLON_STATE.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import os
 from collections.abc import Collection, Mapping
 from contextlib import AsyncExitStack
 from logging.config import fileConfig
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -41,7 +42,7 @@ async def online() -> None:
     async with AsyncExitStack() as stack:
         dsn = context.config.attributes.get("dsn") or os.environ.get("DATABASE_URL")
         if not dsn:
-            embedded = await start_postgres(DIRECTORY)
+            embedded = await start_postgres(Path(os.environ.get("CARILLON_STATE") or DIRECTORY))
             stack.push_async_callback(embedded.stop)
             dsn = embedded.dsn
         engine = create_async_engine(

@@ -11,6 +11,7 @@ import pytest
 import migrations
 from app import migrate as migrate_module
 from app.migrate import LOCK, driver_dsn, migrate, pending
+from tests import schema
 from tests.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,10 @@ async def test_an_empty_database_becomes_a_whole_one_and_nothing_is_pending(empt
     assert applied[0] == "0001"
     assert await value(empty_database, "SELECT to_regclass('stream_events') IS NOT NULL")
     assert await pending(empty_database) == []
+
+
+async def test_the_sum_of_the_revisions_is_schema_sql(postgres: PostgresServer) -> None:
+    assert await schema.current(postgres) == schema.FILE.read_text(), "make schema writes it anew"
 
 
 async def test_migrating_twice_changes_nothing(empty_database: str) -> None:
