@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from tests.servers import RedisServer, redis_binary, redis_cli
+from tests.servers import RedisServer, free_port, redis_binary, redis_cli
 
 SLOTS = 16384
 
@@ -17,8 +17,13 @@ class RedisCluster:
     """Three masters that share the slots, without replicas; each is a RedisServer with faults of its own."""
 
     def __init__(self) -> None:
+        # The bus of the cluster listens on a port of its own, by default 10,000 above: too high for most free ones.
+        self._bus_ports = [free_port() for _ in range(3)]
         self.servers = [
-            RedisServer("--cluster-enabled", "yes", "--cluster-node-timeout", "2000") for _ in range(3)
+            RedisServer(
+                *("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", str(port))
+            )
+            for port in self._bus_ports
         ]
 
     @staticmethod
@@ -55,7 +60,8 @@ class RedisCluster:
             redis_cli(server.port, "CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
             redis_cli(server.port, "CLUSTER", "SET-CONFIG-EPOCH", str(index + 1))
         for server in self.servers[1:]:
-            redis_cli(server.port, "CLUSTER", "MEET", "127.0.0.1", str(self.servers[0].port))
+            first_port, first_bus = str(self.servers[0].port), str(self._bus_ports[0])
+            redis_cli(server.port, "CLUSTER", "MEET", "127.0.0.1", first_port, first_bus)
         deadline = time.monotonic() + 20
         while not all(
             "cluster_state:ok" in self._info(s) and "cluster_slots_ok:16384" in self._info(s)

@@ -64,10 +64,10 @@ class FaultProxy:
         if self._server is not None:
             self._server.close()
         self.reset()
-        tasks = [link.task for link in self._links]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while self._links:
+            link = next(iter(self._links))
+            link.stop()
+            await link.ended.wait()
 
     def inject(self, fault: Fault) -> None:
         """From now on this fault, for all connections."""
@@ -113,6 +113,7 @@ class FaultProxy:
             await link.run()
         finally:
             self._links.discard(link)
+            link.ended.set()
 
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -122,9 +123,8 @@ class _Link:
     """One connection through the proxy."""
 
     def __init__(self, proxy: FaultProxy, client: Stream, server: Stream) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.task = task
+        self.ended = asyncio.Event()
+        self._pumps: list[asyncio.Task[None]] = []
         self.fault: Fault | None = None  # of this connection alone
         self._proxy = proxy
         self._client = client
@@ -132,16 +132,22 @@ class _Link:
         self._lost_reply_due = False
 
     async def run(self) -> None:
-        up = asyncio.create_task(self._pump(self._client[0], self._server[1], to_server=True))
-        down = asyncio.create_task(self._pump(self._server[0], self._client[1], to_server=False))
+        self._pumps = [
+            asyncio.create_task(self._pump(self._client[0], self._server[1], to_server=True)),
+            asyncio.create_task(self._pump(self._server[0], self._client[1], to_server=False)),
+        ]
         try:
-            await asyncio.wait([up, down], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(self._pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for pump in (up, down):
-                pump.cancel()
-            await asyncio.gather(up, down, return_exceptions=True)
+            self.stop()
+            await asyncio.gather(*self._pumps, return_exceptions=True)
             for _, writer in (self._client, self._server):
                 writer.close()
+
+    def stop(self) -> None:
+        """Carry nothing more; both ends are closed by `run`."""
+        for pump in self._pumps:
+            pump.cancel()
 
     def reset(self) -> None:
         """Close both ends with RST: linger on, for no time at all."""
@@ -162,9 +168,9 @@ class _Link:
         swallowing = {Fault.BLACKHOLE, Fault.DROP_TO_SERVER if to_server else Fault.DROP_TO_CLIENT}
         with contextlib.suppress(ConnectionError):
             while True:
-                while self._fault is Fault.PAUSE:
-                    await self._proxy.changed.wait()
+                await self._unpaused()
                 chunk = await reader.read(65536)
+                await self._unpaused()
                 if self._fault is Fault.LOSE_REPLY:
                     if not to_server and self._lost_reply_due:
                         self.reset()
@@ -177,6 +183,10 @@ class _Link:
                 if not chunk:
                     return
                 await self._forward(chunk, writer)
+
+    async def _unpaused(self) -> None:
+        while self._fault is Fault.PAUSE:
+            await self._proxy.changed.wait()
 
     async def _forward(self, chunk: bytes, writer: asyncio.StreamWriter) -> None:
         proxy = self._proxy

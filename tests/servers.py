@@ -54,7 +54,7 @@ class RedisServer:
         self._sentinel = sentinel
         self._given_port = port
         self.port = port or free_port()
-        self._folder = tempfile.TemporaryDirectory(prefix="carillon-redis-")
+        self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.log: collections.deque[str] = collections.deque(maxlen=200)
 
@@ -64,7 +64,10 @@ class RedisServer:
 
     @property
     def folder(self) -> Path:
-        return Path(self._folder.name)
+        """Where it runs; made at the first need, removed by `stop`."""
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="carillon-redis-"))
+        return self._folder
 
     def start(self) -> None:
         """Return when it accepts connections. A port that somebody took meanwhile is exchanged for another."""
@@ -74,6 +77,7 @@ class RedisServer:
             if self._given_port is not None or not any("in use" in line for line in self.log):
                 break
             self.port = free_port()
+        self.stop()
         raise RuntimeError("redis-server did not start:\n" + "\n".join(self.log))
 
     def kill(self) -> None:
@@ -99,7 +103,9 @@ class RedisServer:
         """End it, whatever state it is in, and forget its files."""
         if self._process is not None:
             self.kill()
-        self._folder.cleanup()
+        if self._folder is not None:
+            shutil.rmtree(self._folder)
+            self._folder = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -117,7 +123,7 @@ class RedisServer:
     def _start_once(self) -> bool:
         self.log.clear()
         process = subprocess.Popen(
-            self._command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self._folder.name
+            self._command(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=self.folder
         )
         ready = threading.Event()
         # It reads the server's output to the end: the process must never block on a full pipe.
@@ -136,7 +142,7 @@ class RedisServer:
             "--bind",
             "127.0.0.1",
             "--dir",
-            self._folder.name,
+            str(self.folder),
             *self._arguments,
         ]
         if self._sentinel is not None:
