@@ -35,8 +35,11 @@ class Server:
     deliver: Deliver
     refuse: frozenset[int] = frozenset()  # numbers of the publications that are answered 503
     listeners: list[asyncio.StreamWriter] = field(default_factory=list)
+    handlers: list[asyncio.Task[None]] = field(default_factory=list)
     published: int = 0
-    port: int = 0
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.handlers.append(asyncio.create_task(self.serve(reader, writer)))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -86,7 +89,7 @@ def honest(listener: asyncio.StreamWriter, index: int, number: int, sent: bytes)
 
 @asynccontextmanager
 async def serving(server: Server, workload: Workload) -> AsyncIterator[Serving]:
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, limit=1 << 20)
+    listening = await asyncio.start_server(server.accept, "127.0.0.1", 0, limit=1 << 20)
     async with listening:
         yield Serving(
             port=listening.sockets[0].getsockname()[1],
@@ -94,6 +97,7 @@ async def serving(server: Server, workload: Workload) -> AsyncIterator[Serving]:
             targets=["/"],
             requests=[post("/publish", compact(workload.payload()))],
         )
+        await asyncio.gather(*server.handlers)  # the generator has gone, and with it every connection
 
 
 async def run(server: Server, folder: Path, workload: Workload = SMALL) -> Run:
