@@ -180,7 +180,7 @@ class RedisBroker:
     async def subscribe(self, channel: str) -> None:
         subscription = self._subscriptions.get(channel)
         if subscription is None:
-            subscription = _Subscription(channel, self._name(channel), asyncio.Future())
+            subscription = _Subscription(channel, self.key(channel), asyncio.Future())
             self._subscriptions[channel] = self._by_name[subscription.name] = subscription
             if self._path is not None:
                 self._path.subscribe([subscription.name], 1)
@@ -206,7 +206,7 @@ class RedisBroker:
     def publish(self, channel: str, message: bytes) -> None:
         path = self._path
         if path is not None:
-            name = self._name(channel)
+            name = self.key(channel)
             if path.link(name).publish(path.publish_verb, name, message):
                 self.stats.published += 1
                 return
@@ -218,7 +218,7 @@ class RedisBroker:
 
     # --- commands, for what else lives in this Redis ---
 
-    def ask(self, key: str, *words: Word) -> asyncio.Future[Reply]:
+    def ask(self, key: bytes, *words: Word) -> asyncio.Future[Reply]:
         """
         Send one command that concerns one key, over the proven path. `key` and the key among the words come from `key()`.
 
@@ -226,11 +226,11 @@ class RedisBroker:
         """
         if self._path is None or not self._live:
             raise BrokerUnavailable(self._lost_because or "not started")
-        return self._path.link(key.encode()).ask(*words)
+        return self._path.link(key).ask(*words)
 
-    def key(self, name: str) -> str:
-        """A key or channel of this installation."""
-        return self._settings.prefix + name
+    def key(self, name: str) -> bytes:
+        """A key or channel of this installation, as Redis knows it."""
+        return (self._settings.prefix + name).encode(errors="surrogatepass")
 
     # --- LinkListener ---
 
@@ -289,7 +289,7 @@ class RedisBroker:
         except BaseException:
             link.abort("not attached")
             raise
-        return _Path([_Lane(link, self._name(f"beat:{self._id}"))])
+        return _Path([_Lane(link, self.key(f"beat:{self._id}"))])
 
     async def _attach_shards(self, seed: Link) -> _Path:
         """One lane per shard; the seed tells who they are and is left."""
@@ -327,7 +327,7 @@ class RedisBroker:
     def _canaries(self) -> Iterator[bytes]:
         number = 0
         while True:
-            yield self._name(f"beat:{self._id}:{number}")
+            yield self.key(f"beat:{self._id}:{number}")
             number += 1
 
     async def _resolve(self) -> Address:
@@ -424,9 +424,6 @@ class RedisBroker:
             if self._listener is not None:
                 self._listener.on_lost(reason)
         self._settled.set()
-
-    def _name(self, channel: str) -> bytes:
-        return (self._settings.prefix + channel).encode(errors="surrogatepass")
 
 
 def _leave_a_replica(link: Link) -> Callable[[asyncio.Future[Reply]], None]:

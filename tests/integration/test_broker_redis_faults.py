@@ -286,7 +286,7 @@ async def test_what_waits_for_a_frozen_redis_is_bounded(server: RedisServer) -> 
             await asyncio.sleep(0)
         by_count = broker.stats.published
         server.thaw()
-        await asyncio.wait_for(broker.ask("carillon:x", "PING"), 5)
+        await asyncio.wait_for(broker.ask(broker.key("x"), "PING"), 5)
         server.freeze()
         for _ in range(500):
             broker.publish("user:1", b"x" * 65536)
