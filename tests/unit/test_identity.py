@@ -12,6 +12,8 @@ from typing import Any
 
 import jwt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core import identity as identity_module
 from core.identity import (
@@ -30,6 +32,7 @@ from core.identity import (
 )
 from core.keys import Key, KeySet, read_jwks
 from core.revocation import Revocations
+from core.streams import is_tenant_id
 from tests.tokens import (
     AUDIENCE,
     CLAIMS,
@@ -271,6 +274,53 @@ def test_no_one_character_change_of_a_good_token_gets_in(name: str) -> None:
 
     assert len(changed) >= 470
     assert accepted(lambda token: verifier().verify(token, NOW), changed) == []
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["HS256", "RS256", "rsa", "anna", AUDIENCE, ISSUER, "admin", "JWT", 0, 2**53, 1e308]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.text()
+    | st.text("abcdefghijklmnop.-_=", max_size=60)
+    | st.builds(lambda end: GOOD + end, st.text(min_size=1))
+)
+def test_any_text_is_refused_without_another_error(text: str) -> None:
+    with pytest.raises(InvalidToken):
+        verifier().verify(text, NOW)
+
+
+@given(st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit", "b64", "jku"]), JSON))
+def test_any_header_is_refused_or_the_configured_one(header: dict[str, Any]) -> None:
+    try:
+        verifier().verify(signed(CLAIMS, header or {"typ": "JWT"}), NOW)
+    except InvalidToken:
+        return
+
+    assert header["alg"] == "HS256"
+    assert not {"crit", "b64"} & header.keys()
+
+
+@given(st.dictionaries(st.sampled_from([*CLAIMS, "nbf", "scope", "roles", "tenant_id"]), JSON, max_size=3))
+def test_any_claims_are_refused_or_make_a_caller_who_fits_everywhere(changed: dict[str, Any]) -> None:
+    try:
+        identity = verifier().verify(signed(claims(**changed)), NOW)
+    except InvalidToken:
+        return
+
+    assert is_user_id(identity.user_id)
+    assert is_tenant_id(identity.tenant_id)
+    assert identity.expires_at + 10 > NOW
+    assert identity.scopes <= SCOPES
+    assert identity.issuer == ISSUER
 
 
 # The checkers below are wrong on purpose, each in one well-known way: the table must catch every one.

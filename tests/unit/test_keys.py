@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.identity import TokenSettings
 from core.keys import InvalidKey, Key, KeySet, decode_base64url, read_jwks
@@ -85,6 +87,37 @@ def test_a_published_key_that_is_weak_private_or_foreign_is_passed_over(member: 
     assert [key.kid for key in published.keys] == ["rsa"]
     assert len(published.refused) == 1
     assert reason in published.refused[0].reason
+
+
+TEXTS = st.text("AQZaz09-_", max_size=12) | st.sampled_from(
+    ["RSA", "EC", "OKP", "oct", "P-256", "Ed25519", "sig", "AQAB", "A" * 43, "_" * 43, "_" * 342, "A" * 342]
+)
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["kty", "crv", "x", "y", "n", "e", "alg", "use", "kid"]),
+            TEXTS | st.integers() | st.none() | st.lists(TEXTS, max_size=2),
+        )
+        | st.builds(
+            lambda good, name, value: {**good, name: value},
+            st.sampled_from([jwk(key.public_key()) for key in (RSA_KEY, EC_KEY, ED_KEY)]),
+            st.sampled_from(["kty", "crv", "x", "y", "n", "e"]),
+            TEXTS,
+        ),
+        max_size=3,
+    )
+)
+def test_whatever_an_issuer_publishes_becomes_keys_or_reasons(members: list[dict[str, Any]]) -> None:
+    try:
+        published = read_jwks(json.dumps({"keys": members}).encode())
+    except InvalidKey:
+        return
+
+    assert len(published.keys) + len(published.refused) == len(members)
+    for key in KeySet(published.keys):
+        assert not key.holds(b"no signature", b"some text")
 
 
 @pytest.mark.parametrize(
