@@ -56,6 +56,7 @@ class HttpProtocol(HttpToolsProtocol):
         """As uvicorn's server calls it."""
         super().__init__(config, server_state, app_state, _loop)
         self._in_head = False  # the first byte of a request was seen, the end of its head was not
+        self._upgrades = False  # this request asks for a WebSocket
         self._parsed_bytes = 0  # of this head, in fields that are whole
         self._received_bytes = 0  # since this head began, without the chunk that began it
         self._deadline: asyncio.TimerHandle | None = None
@@ -102,15 +103,23 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """uvicorn's, with the limits: a call less for each field, which a herd of handshakes has many of."""
         self._count(len(name) + len(value))
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
         if len(self.headers) > self.limits.max_headers:
             raise HeadTooLargeError
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._stop_waiting()
+        self._upgrades = super()._should_upgrade()
         super().on_headers_complete()
+
+    def _should_upgrade(self) -> bool:
+        return self._upgrades  # uvicorn asks for each piece of a body, and looks through all headers
 
     def _count(self, size_bytes: int) -> None:
         self._parsed_bytes += size_bytes
