@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from core.errors import ServiceError
 from core.keys import Key, KeySet, decode_base64url, encode_base64url, is_kid, is_public
-from core.revocation import Revocations
+from core.revocation import GRACE_S, Revocations
 from core.streams import is_tenant_id
 from core.strict_json import read_object
 
@@ -106,6 +106,10 @@ class TokenSettings:
     max_life: timedelta | None = None  # from `iat` to `exp`; None: whatever the issuer gives
     max_bytes: int = 4096  # longer tokens are refused unread
     remembered: int = 100_000  # verified tokens, so that a returning client costs no cryptography
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.leeway.total_seconds() <= GRACE_S:
+            raise ValueError(f"the leeway is 0 to {GRACE_S:.0f} seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from core.identity import Identity
 
 
+#: A token is accepted a little after its time (TokenSettings.leeway, which is at most this, in seconds),
+#: and clocks differ: so its revocation is kept longer than the token.
+GRACE_S = 60.0
+
+
+def refused_until(expires_at: float) -> float:
+    """How long the revocation of a token with this `exp` counts: until nobody accepts it any more."""
+    return expires_at + GRACE_S
+
+
 @dataclass(frozen=True, slots=True)
 class UserRevocation:
     """Everything a person was given up to an instant: signed out everywhere, or changed in their rights."""
@@ -25,7 +35,7 @@ class TokenRevocation:
 
     tenant_id: str
     token_id: str
-    expires_at: float  # epoch seconds; later it is refused for its age
+    expires_at: float  # epoch seconds; as refused_until says, later the token is refused for its age
 
 
 Revocation = UserRevocation | TokenRevocation
@@ -69,7 +79,7 @@ class Revocations:
             self._enter(revocation)
 
     def forget_expired(self, now: float) -> None:
-        """Let go of tokens that have expired by themselves."""
+        """Let go of revocations that count no more."""
         self._tokens = {name: expires_at for name, expires_at in self._tokens.items() if expires_at > now}
 
     def is_revoked(self, identity: Identity) -> bool:

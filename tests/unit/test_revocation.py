@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from core.identity import Identity, InvalidToken
-from core.revocation import Revocations, TokenRevocation, UserRevocation
-from tests.tokens import GOOD, NOW, verifier
+from core.identity import Identity, InvalidToken, TokenSettings
+from core.revocation import Revocations, TokenRevocation, UserRevocation, refused_until
+from tests.tokens import CLAIMS, GOOD, NOW, verifier
 
 ANNA = Identity(tenant_id="acme", user_id="anna", token_id="t1", issued_at=100.0)
 
@@ -82,3 +83,21 @@ def test_a_revoked_token_is_forgotten_when_it_has_expired() -> None:
 
     revocations.forget_expired(500.0)
     assert len(revocations) == 0
+
+
+def test_a_revoked_token_does_not_come_back_in_the_leeway_after_its_time() -> None:
+    checker = verifier()
+    last = CLAIMS["exp"] + 9.9  # it would be accepted still
+    checker.revocations.add(TokenRevocation("default", "token-1", refused_until(CLAIMS["exp"])))
+
+    checker.revocations.forget_expired(last)
+
+    with pytest.raises(InvalidToken) as refused:
+        checker.verify(GOOD, last)
+    assert refused.value.reason == "revoked"
+
+
+@pytest.mark.parametrize("leeway", [timedelta(seconds=-1), timedelta(seconds=61)])
+def test_a_leeway_longer_than_revocations_are_kept_stops_the_start(leeway: timedelta) -> None:
+    with pytest.raises(ValueError):
+        TokenSettings(leeway=leeway)
