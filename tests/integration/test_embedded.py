@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Self
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from app.cluster import Cluster, ClusterError, account, binaries, state_folder
 from app.embedded import generated_secret, generated_vapid_keys, start_postgres
+from tests.machine import program
 
 USE = """
 import asyncio, sys
@@ -236,11 +238,14 @@ async def test_a_killed_server_is_started_again(directory: Path) -> None:
     assert server(directory) is None
 
 
-async def test_a_broken_off_initdb_leaves_nothing_in_the_way(directory: Path) -> None:
-    half = cluster(directory)
-    half.folder.mkdir(parents=True)
-    (half.folder / "data.new").mkdir()
-    (half.folder / "data.new" / "PG_VERSION").write_text("18\n")
+async def test_a_broken_off_initdb_leaves_nothing_in_the_way(directory: Path, reachable_folder: Path) -> None:
+    programs = reachable_folder / "programs"
+    programs.mkdir()
+    (programs / "initdb").write_text('#!/bin/sh\nmkdir "$2"\necho 18 > "$2/PG_VERSION"\nkill -9 $$\n')
+    (programs / "initdb").chmod(0o755)
+    directory.mkdir(mode=0o711)
+    with pytest.raises(ClusterError, match="SIGKILL"):
+        replace(cluster(directory), programs=programs).create()
 
     postgres = await start_postgres(directory)
 
@@ -251,13 +256,17 @@ async def test_a_broken_off_initdb_leaves_nothing_in_the_way(directory: Path) ->
 async def test_a_pid_file_of_a_life_before_a_reboot_is_not_believed(directory: Path) -> None:
     first = await start_postgres(directory)
     await first.stop()
-    stale = cluster(directory).data / "postmaster.pid"
-    stale.write_text(f"{os.getpid()}\n{stale.parent}\n0\n5432\n\n\n\n")
+    stopped = cluster(directory)
+    owner = stopped.owner.uid if stopped.owner else None
+    with subprocess.Popen([program("sleep"), "60"], user=owner) as somebody_else:  # noqa: ASYNC220 - it is not awaited
+        for mark in (stopped.data / "postmaster.pid", stopped.socket_folder / ".s.PGSQL.5432.lock"):
+            mark.write_text(f"{somebody_else.pid}\n{stopped.data}\n0\n5432\n{stopped.socket_folder}\n\n")
 
-    second = await start_postgres(directory)
+        second = await start_postgres(directory)
 
-    assert await execute(second.dsn, "SELECT 1") == 1
-    await second.stop()
+        assert await execute(second.dsn, "SELECT 1") == 1
+        await second.stop()
+        somebody_else.kill()
 
 
 async def test_the_folder_of_another_major_version_is_refused_with_the_reason(directory: Path) -> None:
