@@ -1,7 +1,7 @@
 """The opening handshake: what is accepted, what is refused and how (RFC 6455 section 4.2)."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hub.handshake import Opening, Refusal, answer, opening, switching
@@ -113,11 +113,13 @@ def test_the_number_of_headers_is_limited(count, accepted):
 @given(
     st.lists(st.tuples(st.sampled_from([b"sec-websocket-protocol", b"sec-websocket-key", b"x"]), st.binary()))
 )
+@settings(deadline=None)
 def test_no_header_makes_the_judgement_fail(headers):
     assert isinstance(judge([*request(), *headers]), Opening | Refusal)
 
 
 @given(st.binary())
+@settings(deadline=None)
 def test_no_target_makes_the_judgement_fail(target):
     assert isinstance(judge(request(), target=b"/" + target), Opening | Refusal)
 

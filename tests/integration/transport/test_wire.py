@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any
@@ -427,6 +428,35 @@ async def test_a_server_that_closes_at_once_loses_the_close_code(app):
         )
 
     assert any(isinstance(end, ConnectionError | asyncio.IncompleteReadError) for end in seen)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_bytes_come_the_end_is_told_once_and_the_node_stays_up(app, server, seed):
+    running, port = server
+    chance = random.Random(seed)
+    parts = [text("x"), frame(9), frame(10), frame(1, b"y", final=False), frame(0, b"z"), frame(2), close()]
+    stream = b"".join(
+        chance.choice([*parts * 4, chance.randbytes(chance.randrange(20))])
+        for _ in range(chance.randrange(60))
+    )
+    async with await RawClient.open(port) as client:
+        listener = await app.listener()
+
+        while stream:
+            size = chance.randrange(1, 30)
+            client.send(stream[:size])
+            stream = stream[size:]
+            await asyncio.sleep(0)
+        await client.leave()
+
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while running.server_state.connections:
+                await asyncio.sleep(0)
+        assert [event[0] for event in listener.events if isinstance(event, tuple)] == ["closed"]
+        assert isinstance(listener.events[-1], tuple)
+    async with await RawClient.open(port) as client:
+        client.send(frame(9, b"up?"))
+        assert await client.frame() == (0x8A, b"up?")
 
 
 # --- Pressure --------------------------------------------------------------------------------------------------------
