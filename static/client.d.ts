@@ -45,7 +45,7 @@ export interface StateOf {
 export type Priority = "low" | "normal" | "high" | "urgent";
 export type Positions = Record<string, number>;
 
-/** A notification and what this person did with it. Times are RFC 3339. */
+/** A notification and what this person did with it (in an event: nothing yet). Times are RFC 3339. */
 export interface Notification {
   id: string;
   title: string;
@@ -61,14 +61,17 @@ export interface Notification {
   updated_at?: string | null;
   collapse_key?: string | null;
   group_key?: string | null;
-  read_at?: string | null;
-  seen_at?: string | null;
-  archived_at?: string | null;
-  snoozed_until?: string | null;
+  read: boolean;
+  seen: boolean;
+  archived: boolean;
+  snoozed_until: string | null;
   /** The stream it came by: "user", "tenant" or "topic:<name>", and its place there. */
   stream?: string;
   seq?: number;
 }
+
+/** What a notification says, without what this person did with it. */
+export type Content = Omit<Notification, "read" | "seen" | "archived" | "snoozed_until" | "stream" | "seq">;
 
 interface Placed {
   stream: string;
@@ -83,13 +86,14 @@ interface Changed extends Placed {
 
 interface TopicChanged extends Placed {
   topic: string;
+  joined_seq?: number;
 }
 
 export interface HubEvents {
   state: StateOf;
   /** New, shown once however many streams brought it. Also of a subscribed channel: then it is not in the inbox. */
-  notification: Placed & { notification: Notification; timestamp: string };
-  updated: Placed & { notification: Notification };
+  notification: Placed & { notification: Content; timestamp: string };
+  updated: Placed & { notification: Content };
   recalled: Placed & { notification_id: string; reason?: "recalled" | "expired" };
   read: Changed;
   unread: Changed;
@@ -151,8 +155,10 @@ export interface ListQuery extends Cancellable {
   limit?: number;
   /** `nextCursor` of the page before. */
   cursor?: string;
-  state?: string;
-  type?: string;
+  state?: "all" | "unread" | "read" | "unseen" | "archived" | "snoozed";
+  type?: string | readonly string[];
+  min_priority?: Priority;
+  stream?: string | readonly string[];
 }
 
 export interface Page {
@@ -180,7 +186,7 @@ export interface Inbox {
   snooze(id: string | string[], until: Date | string | number, options?: Cancellable): Promise<void>;
   /** Everything that is here now; what arrives meanwhile stays unread. */
   markAllRead(options?: Cancellable): Promise<void>;
-  /** Take back the last markRead, markUnread, archive, unarchive or markAllRead made here. False: nothing to take back. */
+  /** Take back the last change made here (a snooze becomes unread). False: there is none to take back. */
   undo(options?: Cancellable): Promise<boolean>;
 }
 
@@ -188,7 +194,9 @@ export interface Topics {
   /** For all devices of this person, until unfollowed. */
   follow(topic: string, options?: Cancellable): Promise<void>;
   unfollow(topic: string, options?: Cancellable): Promise<void>;
+  /** Keep following, without live notifications and without counting as unread. */
   mute(topic: string, options?: Cancellable): Promise<void>;
+  unmute(topic: string, options?: Cancellable): Promise<void>;
 }
 
 export interface SubscribeOptions extends Cancellable {

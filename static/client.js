@@ -8,6 +8,7 @@ const STABLE_MS = 60_000; // an open connection this old starts the next back-of
 const RECEIPT_MS = 5_000;
 const RECEIPT_ENTRIES = 20;
 const KEPT = 1_000; // notifications and ids kept in memory
+const AT_ONCE = 500; // notifications in one command
 const MANY = 1_000; // the server counts no further; shown as "999+"
 
 /** Close codes in words; isFinal: coming back is useless; needsToken: only with a new token. */
@@ -18,25 +19,25 @@ const CLOSE = {
 const isFinal = (code) => code === 1003 || (code >= 4400 && code <= 4407);
 const needsToken = (code) => code >= 4408 && code <= 4410;
 
-/** Per state: [command on the socket, last part of the REST path, event kind, what undoes it]. */
+/** Per method of the inbox: [command, event kind, the method that undoes it]. */
 const ACTIONS = {
-  markRead: ["mark_read", "read", "read", "markUnread"],
-  markUnread: ["mark_unread", "unread", "unread", "markRead"],
-  markSeen: ["mark_seen", "seen", "seen"],
-  archive: ["archive", "archive", "archived", "unarchive"],
-  unarchive: ["unarchive", "unarchive", "unarchived", "archive"],
-  snooze: ["snooze", "snooze", "snoozed"],
+  markRead: ["mark_read", "read", "markUnread"],
+  markUnread: ["mark_unread", "unread", "markRead"],
+  markSeen: ["mark_seen", "seen"],
+  archive: ["archive", "archived", "unarchive"],
+  unarchive: ["unarchive", "unarchived", "archive"],
+  snooze: ["snooze", "snoozed", "markUnread"],
 };
 
-/** What a state event changes in a notification, `at` an ISO time. */
+/** What a state event changes in a notification; the first member is the one that tells whether it was so before. */
 const CHANGES = {
-  read: (_, at) => ({ read_at: at }),
-  unread: () => ({ read_at: null }),
-  seen: (_, at) => ({ seen_at: at }),
-  archived: (_, at) => ({ archived_at: at }),
-  unarchived: () => ({ archived_at: null }),
-  snoozed: (event) => ({ snoozed_until: event.until }),
-  read_all: (_, at) => ({ read_at: at }),
+  read: () => ({ read: true, seen: true, snoozed_until: null }),
+  unread: () => ({ read: false, seen: true, snoozed_until: null }),
+  seen: () => ({ seen: true }),
+  archived: () => ({ archived: true, snoozed_until: null }),
+  unarchived: () => ({ archived: false }),
+  snoozed: ({ until }) => ({ snoozed_until: until, read: false, seen: true, archived: false }),
+  read_all: () => ({ read: true, seen: true }),
 };
 
 /** The kinds of entries that change the inbox; others (topics, and what a later server may say) pass by it. */
@@ -72,11 +73,16 @@ const judge = (last, seq) => (last === undefined || seq === last + 1 ? "next" : 
 
 const covers = (positions, { stream, seq }) => !stream || seq === undefined || seq <= (positions[stream] ?? -1);
 
-const isUnread = (item) => !item.read_at && !item.archived_at;
+/** "All read up to here" leaves alone what is put off for later. */
+const isReadBy = (positions, item) => covers(positions, item) && !item.snoozed_until;
+
+const isUnread = (item) => !item.read && !item.archived && !item.snoozed_until;
+
+const UNTOUCHED = { read: false, seen: false, archived: false, snoozed_until: null };
 
 /**
  * What the server said, and over it what the user did that the server has not confirmed yet.
- * Rolling back is forgetting the latter. No I/O and no clock: times come in.
+ * Rolling back is forgetting the latter. No I/O and no clock.
  */
 class InboxState {
   items = new Map(); // id -> notification, as the server last told it
@@ -116,14 +122,14 @@ class InboxState {
   }
 
   #keep(item) {
-    this.items.set(item.id, item);
+    this.items.set(item.id, { ...UNTOUCHED, ...item });
     for (const kept of [this.items, this.arrived, this.touched]) {
       if (kept.size > KEPT) kept.delete(kept.keys().next().value);
     }
   }
 
   /** One entry of a stream of the inbox. False when the count can not be told from what we hold. */
-  apply(entry, at) {
+  apply(entry) {
     this.revision += 1;
     const counts = !covers(this.countedTo, entry);
     const { type, stream, seq, data } = entry;
@@ -131,7 +137,7 @@ class InboxState {
     const before = this.count;
     const ids = entry.notification_ids ?? [entry.notification_id ?? data?.id];
     const items = type === "read_all" ? this.#upTo(entry.positions) : ids.map((id) => this.items.get(id));
-    const change = type === "updated" ? data : CHANGES[type]?.(entry, at);
+    const change = type === "updated" ? data : CHANGES[type]?.(entry);
     for (const id of ids) this.touched.set(id, this.revision);
     for (const item of items) {
       if (item && change) this.#change(item, change, counts);
@@ -139,7 +145,7 @@ class InboxState {
     }
     if (type === "read_all" || !items.every(Boolean)) this.early.push({ ids, change, positions: entry.positions });
     if (this.early.length > KEPT) this.early.shift();
-    const exact = items.every(Boolean) && !["read_all", "snoozed"].includes(type) && before < MANY;
+    const exact = items.every(Boolean) && type !== "read_all" && before < MANY;
     return exact || !counts || ["updated", "seen"].includes(type);
   }
 
@@ -158,7 +164,7 @@ class InboxState {
   }
 
   #upTo(positions) {
-    return [...this.items.values()].filter((item) => covers(positions, item));
+    return [...this.items.values()].filter((item) => isReadBy(positions, item));
   }
 
   #drop(item, counts) {
@@ -170,6 +176,19 @@ class InboxState {
     const changed = { ...item, ...change };
     if (counts) this.count += isUnread(changed) - isUnread(item);
     this.items.set(item.id, changed);
+  }
+
+  /** It is `now`: what has expired goes, what was put off comes back. The time when the next one does, or Infinity. */
+  tick(now) {
+    let next = Infinity;
+    for (const item of this.items.values()) {
+      const ends = item.expires_at ? Date.parse(item.expires_at) : Infinity;
+      const wakes = item.snoozed_until ? Date.parse(item.snoozed_until) : Infinity;
+      if (ends <= now) this.#drop(item, true);
+      else if (wakes <= now) this.#change(item, { snoozed_until: null }, true);
+      else next = Math.min(next, ends, wakes);
+    }
+    return next;
   }
 
   /** Show `change` of some notifications (or of all up to `positions`) before the server has confirmed it. */
@@ -194,7 +213,7 @@ class InboxState {
   view(item) {
     let seen = item;
     for (const { ids, change, positions } of this.pending.values()) {
-      if (ids ? ids.includes(item.id) : covers(positions, item)) seen = { ...seen, ...change };
+      if (ids ? ids.includes(item.id) : isReadBy(positions, item)) seen = { ...seen, ...change };
     }
     return seen;
   }
@@ -300,7 +319,7 @@ class Hub extends Emitter {
   #ticketAt = 0; // a ticket lives 30 s; one that slept through them in a closed laptop is no verdict on the token
   #welcomed = false;
   #token = null; // in memory only
-  #asked = null; // the getToken() under way
+  #fetching = null; // the getToken() under way
   #abort = new AbortController(); // of the present attempt
   #timers = {};
   #attempt = 0;
@@ -313,6 +332,7 @@ class Hub extends Emitter {
   #epoch = null;
   #positions = {}; // stream -> last seq: everything up to there has been handed on
   #held = new Map(); // entries beyond a gap, by stream and seq
+  #asked = {}; // the positions of the last resume
   #resuming = 0; // resumes sent in a row without becoming whole
   #followed = new Set(["user", "tenant"]); // streams whose entries belong to the inbox
   #told = new Set(); // ids of notifications that were emitted
@@ -343,19 +363,19 @@ class Hub extends Emitter {
       markSeen: act("markSeen"),
       archive: act("archive"),
       unarchive: act("unarchive"),
-      snooze: (id, until, options) =>
-        this.#act("snooze", [id].flat(), { until: new Date(until).toISOString() }, options),
+      snooze: (id, until, options) => this.#act("snooze", [id].flat(), { until: new Date(until).toISOString() }, options),
       markAllRead: (options) => this.#markAllRead(options),
       undo: (options) => this.#undo(options),
     };
     const items = () => this.#items();
     const unread = () => this.#data.unread;
     Object.defineProperties(this.inbox, { items: { get: items }, unread: { get: unread } });
-    const topic = (command, verb) => (name, options) => this.#topic(command, verb, name, options);
+    const topic = (...how) => (name, options) => this.#topic(name, ...how, options);
     this.topics = {
-      follow: topic("follow_topic", "follow"),
-      unfollow: topic("unfollow_topic", "unfollow"),
-      mute: topic("mute_topic", "mute"),
+      follow: topic("follow_topic", "PUT", "follow"),
+      unfollow: topic("unfollow_topic", "DELETE", "follow"),
+      mute: topic("mute_topic", "PUT", "mute"),
+      unmute: topic("unmute_topic", "DELETE", "mute"),
     };
     this.channels = { subscribe: (channel, options) => this.#subscribe(channel, options) };
   }
@@ -581,14 +601,14 @@ class Hub extends Emitter {
   #resume(reason, streams = Object.keys(this.#positions)) {
     if (++this.#resuming > 3) return this.#lost({ reason: "gap" });
     this.#set("recovering", { reason });
-    const positions = Object.fromEntries(streams.map((name) => [name, this.#positions[name]]));
+    const positions = (this.#asked = Object.fromEntries(streams.map((name) => [name, this.#positions[name]])));
     this.#send({ type: "resume", id: "resume", epoch: this.#epoch, positions });
     this.#after("resume", this.#options.timeoutMs, () => this.#lost({ reason: "timeout" }));
   }
 
   /** Everything up to `positions` has been sent. What was not recovered is a gap, and the list is read anew. */
   #resumed({ positions = {}, recovered }) {
-    const strange = Object.keys(positions).some((name) => !(name in this.#positions));
+    const strange = Object.keys(positions).some((name) => !(name in this.#asked)); // followed while we were away
     for (const [name, seq] of Object.entries(positions)) {
       this.#positions[name] = Math.max(seq, this.#positions[name] ?? 0);
     }
@@ -610,6 +630,7 @@ class Hub extends Emitter {
     this.#held.clear();
     this.#data.reset(newest ?? [], unread_count, positions);
     this.emit("resync", { unread: unread_count, items: this.#items() });
+    for (const one of this.#subscriptions.values()) one.emit("gap", { recovered: false });
     this.#opened();
     this.#changed();
   }
@@ -626,6 +647,7 @@ class Hub extends Emitter {
     else if (this.#unreported === 1) this.#after("report", RECEIPT_MS, () => this.#report());
   }
 
+  /** Only the server judges the continuity of a channel that it filters. */
   #isFiltered(stream) {
     return !this.#followed.has(stream) && this.#subscriptions.get(stream.slice(6))?.isFiltered;
   }
@@ -661,15 +683,21 @@ class Hub extends Emitter {
     const subscription = this.#subscriptions.get(stream.slice(6));
     const isNew = type !== "notification" || !this.#told.has(data.id);
     const isOurs = this.#followed.has(stream);
-    if (type === "followed") this.#followed.add(`topic:${entry.topic}`);
-    if (type === "unfollowed") this.#followed.delete(`topic:${entry.topic}`);
+    const topic = `topic:${entry.topic}`;
+    if (type === "followed" || type === "unmuted") {
+      this.#followed.add(topic);
+      this.#positions[topic] ??= entry.joined_seq;
+    } else if (type === "unfollowed" || type === "muted") {
+      this.#followed.delete(topic);
+      if (!this.#subscriptions.has(entry.topic)) delete this.#positions[topic];
+    }
     if (type === "notification") {
       this.#skew = Math.max(this.#skew, Date.parse(entry.timestamp) - Date.now() || 0); // it is not from the future
       this.#told.add(data.id);
       if (this.#told.size > KEPT) this.#told.delete(this.#told.values().next().value);
     }
     if (isOurs && KINDS.has(type)) {
-      if (!this.#data.apply(entry, new Date(this.now()).toISOString())) this.#doubtCount();
+      if (!this.#data.apply(entry)) this.#doubtCount();
     } else if (isOurs) this.#doubtCount(); // another set of topics: another count
     subscription?.emit(type, { ...entry, notification: data });
     if (isNew) this.emit(type, { ...entry, notification: data });
@@ -713,7 +741,7 @@ class Hub extends Emitter {
     if (!this.#welcomed) return rest ? rest() : Promise.reject(new HubError("offline", "There is no connection."));
     return new Promise((resolve, reject) => {
       const id = `c${++this.#lastId}`;
-      const send = () => this.#welcomed && this.#send({ ...message, id });
+      const send = () => this.#commands.has(id) && this.#send({ ...message, id });
       const fail = (error) => (rest ? rest().then(resolve, reject) : reject(error));
       const late = () => this.#commands.delete(id) && fail(new HubError("timeout"));
       const timer = setTimeout(late, this.#options.timeoutMs);
@@ -721,7 +749,7 @@ class Hub extends Emitter {
         clearTimeout(timer);
         action(value);
       };
-      this.#commands.set(id, { resolve: end(resolve), reject: end(reject), fail: end(fail), send });
+      this.#commands.set(id, { resolve: end(resolve), reject: end(reject), fail: end(fail), send, rest });
       send();
     });
   }
@@ -734,18 +762,20 @@ class Hub extends Emitter {
     }
     const { code, message, retry_after_ms: retryAfterMs = 0 } = reply;
     if (reply.id === "resume") return this.#lost({ reason: code, retryAfterMs });
-    if (command && code === "rate_limited" && retryAfterMs) return void setTimeout(command.send, retryAfterMs);
     const error = new HubError(code, message, { retryAfterMs });
     this.#commands.delete(reply.id);
     if (command) return command.reject(error);
     this.#hint = retryAfterMs;
+    if (code === "rate_limited") { // it was not even read: who was it? What changes a state may be said twice
+      for (const waiting of this.#commands.values()) if (waiting.rest) setTimeout(waiting.send, retryAfterMs + 50);
+    }
     this.emit("error", { error });
   }
 
   async #getToken(refresh) {
     if (this.#token && !refresh) return this.#token;
-    this.#asked ??= Promise.resolve(this.#options.getToken({ refresh })).finally(() => (this.#asked = null));
-    this.#token = await this.#asked.catch((cause) => {
+    this.#fetching ??= Promise.resolve(this.#options.getToken({ refresh })).finally(() => (this.#fetching = null));
+    this.#token = await this.#fetching.catch((cause) => {
       throw new HubError("no_token", cause?.message, { cause }); // perhaps next time
     });
     if (!this.#token) throw new HubError("signed_out", "There is no token.", { status: 401 });
@@ -797,15 +827,16 @@ class Hub extends Emitter {
 
   /** Not archived, not snoozed, not expired, newest first. */
   #items() {
-    const now = this.now();
-    const passed = (time, otherwise) => (time ? Date.parse(time) <= now : otherwise);
+    this.#data.tick(this.now());
     return [...this.#data.items.values()]
       .map((item) => this.#data.view(item))
-      .filter((item) => !item.archived_at && !passed(item.expires_at, false) && passed(item.snoozed_until, true))
+      .filter((item) => !item.archived && !item.snoozed_until)
       .sort((a, b) => Date.parse(b.created_at) - Date.parse(a.created_at) || (a.id < b.id ? 1 : -1));
   }
 
   #changed() {
+    const wait = this.#data.tick(this.now()) - this.now();
+    if (wait < Infinity) this.#after("tick", Math.min(wait, 86_400_000), () => this.#changed());
     this.emit("inbox", {});
     const { unread } = this.#data;
     if (unread === this.#shown) return;
@@ -831,7 +862,7 @@ class Hub extends Emitter {
 
   async #list({ signal, ...query } = {}) {
     const { revision } = this.#data;
-    const asked = Object.entries(query).filter(([, value]) => value !== undefined && value !== null);
+    const asked = Object.entries(query).flatMap(([name, value]) => [value ?? []].flat().map((one) => [name, one]));
     const path = `/api/v1/notifications?${new URLSearchParams(asked)}`;
     const { notifications, next_cursor, unread_count } = await this.#rest("GET", path, { signal });
     for (const item of notifications) this.#data.put(item, revision);
@@ -868,18 +899,21 @@ class Hub extends Emitter {
 
   #act(name, ids, extra = {}, { signal, undoing = false } = {}) {
     if (signal?.aborted) return Promise.reject(signal.reason);
-    const [command, path, kind, inverse] = ACTIONS[name];
-    const change = CHANGES[kind](extra, new Date(this.now()).toISOString());
+    const [type, kind, inverse] = ACTIONS[name];
+    const change = CHANGES[kind](extra);
     const [member] = Object.keys(change);
     const before = (id) => this.#data.view(this.#data.items.get(id) ?? {})[member];
     const changed = ids.filter((id) => !before(id) !== !change[member]);
-    const one = (id) =>
-      this.#command({ type: command, notification_id: id, ...extra }, () =>
-        this.#rest("POST", `/api/v1/notifications/${encodeURIComponent(id)}/${path}`, { body: extra.until && extra }),
-      );
     const perform = async () => {
-      const replies = await Promise.all(ids.map(one));
-      return replies.at(-1) ?? {};
+      let reply = {};
+      for (let start = 0; start < ids.length; start += AT_ONCE) {
+        const some = ids.slice(start, start + AT_ONCE);
+        const what = some.length > 1 ? { notification_ids: some } : { notification_id: some[0] };
+        const body = { change: kind, notification_ids: some, ...extra };
+        const rest = () => this.#rest("POST", "/api/v1/notifications/bulk", { body });
+        reply = await this.#command({ type, ...what, ...extra }, rest);
+      }
+      return reply;
     };
     const done = this.#optimistic(ids, change, undefined, perform).then(() => {
       if (inverse && !undoing && changed.length) this.#remember(inverse, changed);
@@ -891,13 +925,12 @@ class Hub extends Emitter {
     if (signal?.aborted) return Promise.reject(signal.reason);
     const positions = Object.fromEntries([...this.#followed].map((name) => [name, this.#positions[name] ?? 0]));
     const body = this.#epoch ? { positions } : {};
-    const at = new Date(this.now()).toISOString();
     const covered = [...this.#data.items.values()].filter((item) => isUnread(item) && covers(positions, item));
     const perform = () =>
       this.#command({ type: "mark_all_read", ...body }, () =>
         this.#rest("POST", "/api/v1/notifications/read-all", { body }),
       );
-    const done = this.#optimistic(undefined, CHANGES.read_all({}, at), positions, perform).then(() => {
+    const done = this.#optimistic(undefined, CHANGES.read_all(), positions, perform).then(() => {
       if (covered.length) this.#remember("markUnread", covered.map((item) => item.id));
     });
     return abortable(done, signal);
@@ -918,10 +951,10 @@ class Hub extends Emitter {
 
   // -- Topics and channels ------------------------------------------------------------------------
 
-  #topic(command, verb, topic, { signal } = {}) {
+  #topic(topic, type, method, part, { signal } = {}) {
     if (signal?.aborted) return Promise.reject(signal.reason);
-    const rest = () => this.#rest("POST", `/api/v1/topics/${encodeURIComponent(topic)}/${verb}`);
-    return abortable(this.#command({ type: command, topic }, rest).then(() => {}), signal);
+    const rest = () => this.#rest(method, `/api/v1/topics/${encodeURIComponent(topic)}/${part}`);
+    return abortable(this.#command({ type, topic }, rest).then(() => {}), signal);
   }
 
   /** Listen to a channel for as long as wanted, over reconnects. Rejects where it is not allowed. */
@@ -935,7 +968,7 @@ class Hub extends Emitter {
         const wish = { channel, types, min_priority: minPriority };
         const reply = await this.#command({ type: "subscribe_channel", ...wish, ...since });
         const isWhole = since && reply.recovered !== false;
-        if (!isWhole) this.#positions[stream] = reply.seq;
+        if (!isWhole || this.#isFiltered(stream)) this.#positions[stream] = reply.seq;
         if (since && !isWhole) for (const one of [this, subscription]) one.emit("gap", { stream, recovered: false });
       },
       leave: async () => {
@@ -964,7 +997,7 @@ class Subscription extends Emitter {
 
   constructor(channel, isFiltered, wire) {
     super();
-    Object.assign(this, { channel, isFiltered }); // of a filtered channel only the server judges continuity
+    Object.assign(this, { channel, isFiltered });
     this.#wire = wire;
   }
 

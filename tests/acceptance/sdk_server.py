@@ -20,7 +20,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.console import without_comments
@@ -34,7 +34,13 @@ STATES = {
     "unarchive": "unarchived",
     "snooze": "snoozed",
 }
-PATHS = {"read": "read", "unread": "unread", "seen": "seen", "archive": "archived", "unarchive": "unarchived"}
+CHANGES: dict[str, dict[str, Any]] = {
+    "read": {"read": True, "seen": True, "snoozed_until": None},
+    "unread": {"read": False, "seen": True, "snoozed_until": None},
+    "seen": {"seen": True},
+    "archived": {"archived": True, "snoozed_until": None},
+    "unarchived": {"archived": False},
+}
 
 PAGE = """<!doctype html><meta charset="utf-8"><title>SDK</title><link rel="icon" href="data:,">
 <script type="module" src="/page.js"></script>"""
@@ -141,27 +147,26 @@ class SdkServer:
         }
         streams = streams or ("user",)
         if not self.heads.keys().isdisjoint(streams):  # else it is of a channel, and in nobody's inbox
-            self.items[item["id"]] = {**item, "read_at": None, "seen_at": None, "archived_at": None}
+            untouched = {"read": False, "seen": False, "archived": False, "snoozed_until": None}
+            self.items[item["id"]] = {**item, **untouched}
         for stream in streams:
             await self.append(stream, {"type": "notification", "data": item, "timestamp": now()}, skip, twice)
         return str(item["id"])
 
-    async def change(self, kind: str, *ids: str, skip: bool = False, twice: bool = False) -> None:
+    async def change(
+        self, kind: str, *ids: str, skip: bool = False, twice: bool = False, until: str | None = None
+    ) -> None:
         """A change of state, made by another device of ada's."""
-        for item in (self.items[one] for one in ids if one in self.items):
-            match kind:
-                case "read":
-                    item["read_at"] = now()
-                case "unread":
-                    item["read_at"] = None
-                case "seen":
-                    item["seen_at"] = now()
-                case "archived":
-                    item["archived_at"] = now()
-                case "unarchived":
-                    item["archived_at"] = None
-        single = {"notification_id": ids[0]} if len(ids) == 1 else {}
-        await self.append("user", {"type": kind, "notification_ids": list(ids), **single}, skip, twice)
+        snoozed = {"snoozed_until": until, "read": False, "seen": True, "archived": False}
+        for one in ids:
+            if one in self.items:
+                self.items[one].update(CHANGES.get(kind, snoozed))
+        members: dict[str, Any] = {"notification_ids": list(ids)}
+        if len(ids) == 1:
+            members["notification_id"] = ids[0]
+        if until is not None:
+            members["until"] = until
+        await self.append("user", {"type": kind, **members}, skip, twice)
 
     async def recall(self, one: str, skip: bool = False, twice: bool = False) -> None:
         """Gone, in every stream that carried it; whoever reads it there later meets the recall in its place."""
@@ -181,8 +186,9 @@ class SdkServer:
     async def read_all(self, positions: dict[str, int], skip: bool = False, twice: bool = False) -> None:
         for stream, entries in self.streams.items():
             for entry in entries[: positions.get(stream, 0)]:
-                if entry["type"] == "notification" and entry["data"]["id"] in self.items:
-                    self.items[entry["data"]["id"]]["read_at"] = now()
+                item = self.items.get(entry["data"]["id"]) if entry["type"] == "notification" else None
+                if item is not None and not item["snoozed_until"]:
+                    item.update(read=True, seen=True)
         await self.append("user", {"type": "read_all", "positions": positions}, skip, twice)
 
     async def append(
@@ -204,7 +210,9 @@ class SdkServer:
 
     @property
     def unread(self) -> int:
-        return sum(not item["read_at"] and not item["archived_at"] for item in self.items.values())
+        return sum(
+            not (item["read"] or item["archived"] or item["snoozed_until"]) for item in self.items.values()
+        )
 
     @property
     def newest(self) -> list[dict[str, Any]]:
@@ -226,15 +234,15 @@ class SdkServer:
 
     async def _counts(self, request: Request) -> Response:
         await self._note(request)
-        return JSONResponse({"unread": self.unread, "unseen": 0})
+        return JSONResponse({"unread": self.unread, "unseen": 0, "positions": self.heads})
 
-    async def _act(self, request: Request) -> Response:
+    async def _bulk(self, request: Request) -> Response:
         await self._note(request)
-        one = request.path_params["id"]
-        if one not in self.items:
+        body = await request.json()
+        if not self.items.keys() >= set(body["notification_ids"]):
             return problem(404, "not_found")
-        await self.change(PATHS[request.path_params["verb"]], one)
-        return JSONResponse({"unread_count": self.unread})
+        await self.change(body["change"], *body["notification_ids"], until=body.get("until"))
+        return JSONResponse({"unread_count": self.unread, "more": False})
 
     async def _connect(self, socket: WebSocket) -> None:
         await socket.accept()
@@ -269,17 +277,18 @@ class SdkServer:
         kind = message["type"]
         reply = {"id": message["id"]} if "id" in message else {}
         if kind in self.refuses:
-            await peer.send({"type": "error", **reply, **self.refuses[kind]})
+            error = self.refuses[kind]
+            nameless = error["code"] == "rate_limited"  # a frame over the limit is not even read
+            await peer.send({"type": "error", **({} if nameless else reply), **error})
         elif kind == "ping":
             await peer.send({"type": "pong", "timestamp": message["timestamp"]})
         elif kind == "resume":
             await self._resume(peer, message)
         elif kind in STATES:
-            if message["notification_id"] not in self.items:
-                return await peer.send(
-                    {"type": "error", **reply, "code": "not_found", "message": "No such thing."}
-                )
-            await self.change(STATES[kind], message["notification_id"])
+            ids = message.get("notification_ids") or [message["notification_id"]]
+            if not self.items.keys() >= set(ids):
+                return await peer.send({"type": "error", **reply, "code": "not_found", "message": ""})
+            await self.change(STATES[kind], *ids, until=message.get("until"))
             await peer.send({"type": "ack", **reply, "unread_count": self.unread})
         elif kind == "mark_all_read":
             await self.read_all(message["positions"])
@@ -337,28 +346,32 @@ class SdkServer:
         async with self._moved:
             self._moved.notify_all()
 
-    @contextlib.asynccontextmanager
-    async def serve(self) -> AsyncIterator[SdkServer]:
+    def routes(self) -> list[BaseRoute]:
         def script(source: str) -> Response:
             return Response(source, media_type="text/javascript")
 
         client = without_comments(self.rewrite(CLIENT.read_text()))
+        return [
+            Route("/", lambda _: HTMLResponse(PAGE)),
+            Route("/page.js", lambda _: script(PAGE_SCRIPT)),
+            Route("/worker.js", lambda _: script(WORKER_SCRIPT)),
+            Route("/static/client.js", lambda _: script(client)),
+            Route("/api/v1/ws/ticket", self._ticket, methods=["POST"]),
+            Route("/api/v1/notifications", self._list),
+            Route("/api/v1/notifications/counts", self._counts),
+            Route("/api/v1/notifications/bulk", self._bulk, methods=["POST"]),
+            WebSocketRoute("/ws/notify", self._connect),
+        ]
 
-        application = Starlette(
-            routes=[
-                Route("/", lambda _: HTMLResponse(PAGE)),
-                Route("/page.js", lambda _: script(PAGE_SCRIPT)),
-                Route("/worker.js", lambda _: script(WORKER_SCRIPT)),
-                Route("/static/client.js", lambda _: script(client)),
-                Route("/api/v1/ws/ticket", self._ticket, methods=["POST"]),
-                Route("/api/v1/notifications", self._list),
-                Route("/api/v1/notifications/counts", self._counts),
-                Route("/api/v1/notifications/{id}/{verb}", self._act, methods=["POST"]),
-                WebSocketRoute("/ws/notify", self._connect),
-            ]
-        )
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncIterator[SdkServer]:
         settings = uvicorn.Config(
-            application, host="127.0.0.1", port=0, log_level="error", ws="websockets-sansio", lifespan="off"
+            Starlette(routes=self.routes()),
+            host="127.0.0.1",
+            port=0,
+            log_level="error",
+            ws="websockets-sansio",
+            lifespan="off",
         )
         server = self._uvicorn = uvicorn.Server(settings)
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # the test runner keeps its own

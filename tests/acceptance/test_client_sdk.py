@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import pytest_asyncio
@@ -433,15 +434,15 @@ async def test_a_change_is_shown_at_once_and_stays_when_confirmed(stage):
     at_once = await scene.page.evaluate(
         """async (id) => {
             const done = hub.inbox.markRead(id);
-            const shown = [hub.inbox.unread, Boolean(hub.inbox.items[0].read_at)];
+            const shown = [hub.inbox.unread, hub.inbox.items[0].read];
             await done;
-            return [...shown, hub.inbox.unread, Boolean(hub.inbox.items[0].read_at)];
+            return [...shown, hub.inbox.unread, hub.inbox.items[0].read];
         }""",
         one,
     )
 
     assert at_once == [0, True, 0, True]
-    assert scene.server.items[one]["read_at"]
+    assert scene.server.items[one]["read"]
 
 
 async def test_a_refused_change_is_rolled_back_and_the_caller_told(stage):
@@ -477,7 +478,7 @@ async def test_a_command_over_the_rate_limit_is_sent_again_when_allowed(stage):
     await scene.pass_time(2)
 
     await scene.run("done")
-    assert scene.server.items[one]["read_at"]
+    assert scene.server.items[one]["read"]
 
 
 async def test_commands_go_by_rest_while_the_socket_is_down(stage):
@@ -491,7 +492,7 @@ async def test_commands_go_by_rest_while_the_socket_is_down(stage):
 
     await scene.page.evaluate("(id) => hub.inbox.markRead(id)", one)
 
-    assert server.rest == [f"POST /api/v1/notifications/{one}/read"]
+    assert server.rest == ["POST /api/v1/notifications/bulk"]
     assert await scene.run("hub.inbox.unread") == 0
 
 
@@ -507,7 +508,7 @@ async def test_a_command_without_a_reply_when_the_link_breaks_goes_by_rest(stage
     server.drop()
 
     await scene.run("done")
-    assert server.items[one]["read_at"]
+    assert server.items[one]["read"]
 
 
 async def test_undo_takes_back_the_last_change(stage):
@@ -519,10 +520,10 @@ async def test_undo_takes_back_the_last_change(stage):
     assert scene.server.unread == 0
 
     await scene.run("hub.inbox.undo()")
-    assert not scene.server.items[second]["read_at"]
+    assert not scene.server.items[second]["read"]
     await scene.run("hub.inbox.undo()")
 
-    assert not scene.server.items[first]["archived_at"]
+    assert not scene.server.items[first]["archived"]
     assert await scene.run("hub.inbox.undo()") is False
 
 
@@ -565,15 +566,39 @@ async def test_the_list_joins_what_is_known(stage):
     assert await scene.run("[hub.inbox.items.length, hub.inbox.unread]") == [2, 2]
 
 
-async def test_what_has_expired_is_not_shown_whatever_this_machines_clock_says(stage):
+async def test_what_expires_goes_and_what_was_put_off_comes_back_whatever_this_machines_clock_says(stage):
     scene = await stage.open()
     await scene.page.clock.set_system_time("2031-01-01T00:00:00Z")
     await scene.run("hub.inbox.list()")  # the Date header tells the server's time
-    await scene.server.notify(expires_at="2029-01-01T00:00:00+00:00")
+    soon = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
     await scene.server.notify(expires_at="2020-01-01T00:00:00+00:00")
-    await scene.see("shown().length === 2")
+    await scene.server.notify(expires_at=soon)
+    await scene.server.change("snoozed", await scene.server.notify(), until=soon)
+    await scene.server.notify(expires_at="2029-01-01T00:00:00+00:00")
+    await scene.see("shown().length === 4")
+    titles = "[hub.inbox.unread, hub.inbox.items.map((item) => item.title)]"
 
-    assert await scene.run("hub.inbox.items.map((item) => item.title)") == ["n1"]
+    assert await scene.run(titles) == [2, ["n4", "n2"]]
+    await scene.pass_time(65)
+    assert await scene.run(titles) == [2, ["n4", "n3"]]
+    assert await scene.run("log.filter((event) => event.type === 'error').length") == 0
+
+
+async def test_many_are_changed_by_one_command_and_a_snooze_can_be_undone(stage):
+    scene = await stage.open()
+    for _ in range(3):
+        await scene.server.notify()
+    await scene.see("hub.inbox.unread === 3")
+    await scene.run("hub.inbox.markRead(hub.inbox.items.map((item) => item.id))")
+    assert len(scene.server.peers[0].said("mark_read")) == 1
+    assert scene.server.unread == 0
+
+    await scene.run("hub.inbox.snooze(hub.inbox.items[0].id, Date.now() + 3600000)")
+    assert await scene.run("hub.inbox.items.length") == 2
+    await scene.run("hub.inbox.undo()")
+
+    assert await scene.run("[hub.inbox.items.length, hub.inbox.unread]") == [3, 1]
+    assert scene.server.unread == 1
 
 
 # -- channels, topics, events ----------------------------------------------------------------------
@@ -760,8 +785,8 @@ async def after_faults(stage: Stage, server: SdkServer, seed: int) -> tuple[obje
     await scene.page.wait_for_load_state("networkidle")
     await scene.pass_time(2)  # a count in doubt is asked for
     await scene.page.wait_for_load_state("networkidle")
-    shown = "[hub.inbox.unread, hub.inbox.items.map((item) => [item.id, Boolean(item.read_at)])]"
-    listed = [[item["id"], bool(item["read_at"])] for item in server.newest if not item["archived_at"]]
+    shown = "[hub.inbox.unread, hub.inbox.items.map((item) => [item.id, item.read])]"
+    listed = [[item["id"], item["read"]] for item in server.newest if not item["archived"]]
     truth = [server.unread, listed]
     try:
         await scene.page.wait_for_function(
