@@ -265,8 +265,8 @@ class WebSocketProtocol(asyncio.Protocol):
         """The process ends: close with 1012. One that is not accepted yet is answered 503."""
         if self._state == _OPENING:
             self.refuse(HTTPStatus.SERVICE_UNAVAILABLE, (), b"Restarting.")
-        else:
-            self.close(SERVICE_RESTART)
+        elif self._state == _OPEN:
+            self._begin_close(SERVICE_RESTART, "")  # what came before may still be received
 
     def upgrade(
         self,
@@ -405,14 +405,10 @@ class WebSocketProtocol(asyncio.Protocol):
     def close(self, code: int = NORMAL, reason: str = "") -> None:
         if self._state == _OPENING:
             raise RuntimeError("the connection is not accepted yet")
-        if self._state != _OPEN:
-            return
-        self._stop(close_frame(code, reason), code, reason)
-        self._state = _CLOSING
-        self._transport.resume_reading()
-        self._arm()
-        if self._session is not None:
-            self._session.on_closed(code, reason)
+        if self._state == _OPEN:
+            self._begin_close(code, reason)
+            if self._session is not None:
+                self._session.forget_inbox()  # who closes has heard enough
 
     def abort(self) -> None:
         self.write = _discard
@@ -429,7 +425,7 @@ class WebSocketProtocol(asyncio.Protocol):
     def _read(self, data: bytes) -> None:
         try:
             for event in self._reader.feed(data):
-                if isinstance(event, str | Binary):
+                if isinstance(event, (str, Binary)):
                     if self._state == _OPEN:
                         self._deliver(event)
                 elif isinstance(event, Close):
@@ -464,6 +460,14 @@ class WebSocketProtocol(asyncio.Protocol):
             self.write(pong_frame(payload))
 
     # The end.
+
+    def _begin_close(self, code: int, reason: str) -> None:
+        self._stop(close_frame(code, reason), code, reason)
+        self._state = _CLOSING
+        self._transport.resume_reading()
+        self._arm()
+        if self._session is not None:
+            self._session.on_closed(code, reason)
 
     def _peer_closed(self, close: Close) -> None:
         if self._state == _OPEN:
@@ -624,6 +628,9 @@ class _Session:
         self._arrived.set()
         inbox, self._inbox = self._inbox, deque()
         return inbox
+
+    def forget_inbox(self) -> None:
+        self._inbox.clear()
 
     # The application calls.
 

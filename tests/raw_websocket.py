@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -101,7 +102,14 @@ class RawClient:
         self.body = b""
 
     @classmethod
-    async def connect(cls, port: int, data: bytes = b"", *, receive_buffer_bytes: int | None = None) -> Self:
+    async def connect(
+        cls,
+        port: int,
+        data: bytes = b"",
+        *,
+        receive_buffer_bytes: int | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> Self:
         """Connect and send `data`, without waiting for an answer."""
         sock = socket.socket()
         sock.setblocking(False)
@@ -109,7 +117,8 @@ class RawClient:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
         limit = 2**16 if receive_buffer_bytes is None else receive_buffer_bytes
-        client = cls(*await asyncio.open_connection(sock=sock, limit=limit))
+        name = None if tls is None else "localhost"
+        client = cls(*await asyncio.open_connection(sock=sock, limit=limit, ssl=tls, server_hostname=name))
         client.send(data)
         return client
 

@@ -346,6 +346,22 @@ async def test_a_connection_that_ended_before_the_attach_is_told_after_its_messa
         assert listener.reentered == []
 
 
+async def test_what_came_before_a_close_of_ours_is_not_handed_over_after_it(app, port):
+    app.may_attach.clear()
+    app.before_attach = lambda wire: wire.close(4401, "token")
+    async with await RawClient.open(port) as client:
+        client.send(text("unheard") + frame(9))
+        assert await client.frame() == (0x8A, b"")
+        app.may_attach.set()
+        listener = await app.listener()
+
+        assert await client.closed() == (4401, "token")
+        client.send(text("unheard too") + close(4401))
+        assert await client.rest() == b""
+        await listener.until(("closed", 4401, "token"))
+        assert listener.reentered == []
+
+
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
