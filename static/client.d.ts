@@ -220,7 +220,7 @@ export interface Hub extends Emitter<HubEvents> {
     /** Settles when the server has agreed. A signal that aborts later unsubscribes. */
     subscribe(channel: string, options?: SubscribeOptions): Promise<Subscription>;
   };
-  /** Connect and stay connected. Settles with the first open, or with the reason why there will be none. */
+  /** Connect and stay connected, until the signal aborts. Settles with the first open, or with why there is none. */
   connect(options?: Cancellable): Promise<Hub>;
   /** Hang up and stay away; connect() goes on from there. */
   disconnect(): void;

@@ -324,7 +324,6 @@ class Hub extends Emitter {
   #timers = {};
   #attempt = 0;
   #notBefore = 0; // performance.now() before which the server does not want to see us
-  #hint = 0; // retry_after_ms of an error that belongs to no command: the close that follows obeys it
   #heardAt = 0;
   #offPage = () => {};
   #skew = 0; // the server's clock minus ours, ms
@@ -417,7 +416,7 @@ class Hub extends Emitter {
     this.#hangUp();
     this.#offPage();
     const wanted = this.#wanted;
-    this.#wanted = null;
+    this.#wanted = this.#token = null;
     this.#set("closed", { reason, ...error });
     wanted.reject(new HubError(reason));
   }
@@ -457,7 +456,7 @@ class Hub extends Emitter {
 
   /** The link is gone, or as good as gone: come back, unless the code says that it is no use. */
   #lost({ code, reason = CLOSE[code] ?? "network", retryAfterMs = 0 }) {
-    const hint = Math.max(retryAfterMs, this.#hint, this.#notBefore - performance.now());
+    const hint = Math.max(retryAfterMs, this.#notBefore - performance.now());
     const tooLate = code === 4401 && !this.#welcomed && Date.now() - this.#ticketAt > 20_000;
     if (isFinal(code) && !tooLate) return this.#end(reason, { code });
     if (needsToken(code)) this.#token = null;
@@ -477,7 +476,7 @@ class Hub extends Emitter {
     this.#socket?.close();
     this.#socket = null;
     this.#welcomed = false;
-    this.#hint = this.#resuming = 0;
+    this.#resuming = 0;
     this.#held.clear();
     const unanswered = [...this.#commands.values()];
     this.#commands.clear();
@@ -765,7 +764,7 @@ class Hub extends Emitter {
     const error = new HubError(code, message, { retryAfterMs });
     this.#commands.delete(reply.id);
     if (command) return command.reject(error);
-    this.#hint = retryAfterMs;
+    this.#notBefore = Math.max(this.#notBefore, performance.now() + retryAfterMs); // a close may follow
     if (code === "rate_limited") { // it was not even read: who was it? What changes a state may be said twice
       for (const waiting of this.#commands.values()) if (waiting.rest) setTimeout(waiting.send, retryAfterMs + 50);
     }
