@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol class, with limits on a request's head and a shorter way to a WebSocket."""
+"""uvicorn's HTTP protocol class, with limits on how a request arrives and a shorter way to a WebSocket."""
 
 import asyncio
 from dataclasses import dataclass
@@ -18,11 +18,12 @@ from hub.transport import WebSocketProtocol
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """What one client may spend of us before its request is known."""
+    """What one client may spend of us before its request is there."""
 
     head_timeout: timedelta = timedelta(
         seconds=10
     )  # from the connection, or a request's first byte; then 408
+    body_timeout: timedelta = timedelta(seconds=30)  # from the end of the head; then 408
     max_head_bytes: int = 16 * 1024  # request target and header fields; above: 431
     max_headers: int = 100  # above: 431
 
@@ -40,7 +41,7 @@ class HttpProtocol(HttpToolsProtocol):
     """
     One HTTP connection.
 
-    uvicorn waits for a request's head for ever and keeps as much of it as comes; this class does neither.
+    uvicorn waits for a request for ever and keeps as much of its head as comes; this class does neither.
     A WebSocket of ours is given the parsed request instead of its bytes once more.
     """
 
@@ -56,6 +57,7 @@ class HttpProtocol(HttpToolsProtocol):
         """As uvicorn's server calls it."""
         super().__init__(config, server_state, app_state, _loop)
         self._in_head = False  # the first byte of a request was seen, the end of its head was not
+        self._in_body = False  # the end of its head was seen, its own was not
         self._upgrades = False  # this request asks for a WebSocket
         self._parsed_bytes = 0  # of this head, in fields that are whole
         self._received_bytes = 0  # since this head began, without the chunk that began it
@@ -63,7 +65,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self._await_head()
+        self._await_within(self.limits.head_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
@@ -89,7 +91,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self._in_head and self._received_bytes > self.limits.max_head_bytes:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
         elif self._in_head or not self._is_answering:
-            self._await_head()
+            self._await_within(self.limits.head_timeout)
+        elif self._in_body:
+            self._await_within(self.limits.body_timeout)
 
     # The parser calls.
 
@@ -114,9 +118,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._in_body = True
         self._stop_waiting()
         self._upgrades = super()._should_upgrade()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        self._stop_waiting()
+        super().on_message_complete()
 
     def _should_upgrade(self) -> bool:
         return self._upgrades  # uvicorn asks for each piece of a body, and looks through all headers
@@ -158,9 +168,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     # The deadline.
 
-    def _await_head(self) -> None:
+    def _await_within(self, timeout: timedelta) -> None:
+        """What is awaited now must come in time. The first of several deadlines counts."""
         if self._deadline is None:
-            self._deadline = self.loop.call_later(self.limits.head_timeout.total_seconds(), self._too_late)
+            self._deadline = self.loop.call_later(timeout.total_seconds(), self._too_late)
 
     def _stop_waiting(self) -> None:
         if self._deadline is not None:
@@ -168,15 +179,18 @@ class HttpProtocol(HttpToolsProtocol):
             self._deadline = None
 
     def _too_late(self) -> None:
-        if self._in_head:
+        if self._in_head or self._in_body:
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
         else:
             self.transport.close()  # nothing was asked, so nothing is answered
 
     def _refuse(self, status: HTTPStatus) -> None:
-        self._in_head = False
         self._stop_waiting()
-        if not self._is_answering:  # else the answer would stand within another
+        if self._in_body and self._is_answering and not self.cycle.response_started:
+            self.cycle.disconnected = True  # the application is told so, and what it sends is dropped
+            self.cycle.message_event.set()
+        if not self._is_answering or self.cycle.disconnected:  # else the answer would stand within another
             headers = [*self.server_state.default_headers, (b"content-type", b"text/plain; charset=utf-8")]
             self.transport.write(answer(status, headers, status.phrase.encode("ascii")))
+        self._in_head = self._in_body = False
         self.transport.close()
