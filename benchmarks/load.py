@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import Cores, Ticks, cpu_seconds, pinned, settle
+from benchmarks.machine import Cores, Ticks, core_wait_seconds, cpu_seconds, pinned, settle
 from benchmarks.peer import ROOT, Serving
 from benchmarks.workload import Workload
 
@@ -46,6 +46,7 @@ class Run:
     closed: Mapping[str, int]  # close code -> connections that the server ended; negative: never opened
     connecting: float  # all handshakes
     connecting_cpu: float  # of the server, for all handshakes
+    waited: float  # the server was ready and another process had its core
     stolen: float  # share of all cores, 0 to 1
 
 
@@ -161,7 +162,7 @@ def measure(
         publisher.read()
         settle(serving.pid)
 
-        ticks, cpu = Ticks.now(), cpu_seconds(serving.pid)
+        ticks, waited, cpu = Ticks.now(), core_wait_seconds(serving.pid), cpu_seconds(serving.pid)
         beside = cpu_seconds(serving.beside) if serving.beside else 0.0
         publisher.tell("go")
         published = publisher.read()
@@ -184,6 +185,7 @@ def measure(
             closed=_closed(received),
             connecting=connecting,
             connecting_cpu=cpu - cpu_at_start,
+            waited=core_wait_seconds(serving.pid) - waited,
             stolen=Ticks.now().stolen_share_since(ticks),
         )
 
@@ -198,7 +200,7 @@ def _receiver_arguments(
         arguments: list[str | Path] = [
             "--targets", targets, "--first", str(first), "--connections", str(connections),
             "--messages", str(workload.messages), "--expect", str(connections * workload.messages),
-            "--quiet-ms", str(workload.quiet_ms),
+            "--in-flight", str(max(1, workload.in_flight // count)), "--quiet-ms", str(workload.quiet_ms),
         ]  # fmt: skip
         for hello in serving.hellos:
             arguments += ["--hello", hello]

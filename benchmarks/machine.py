@@ -73,6 +73,11 @@ def cpu_seconds(root: int) -> float:
     return total
 
 
+def core_wait_seconds(pid: int) -> float:
+    """How long the process's first thread has been ready to run while another had its core."""
+    return int((PROC / str(pid) / "schedstat").read_text().split()[1]) / 1e9
+
+
 def _stat_fields(stat: Path) -> list[str]:
     """The fields after the command's name, which may itself hold spaces; the first is the state."""
     return stat.read_text().rpartition(")")[2].split()

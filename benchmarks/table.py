@@ -12,6 +12,7 @@ COLUMNS: Sequence[tuple[str, Callable[[Run], float], str]] = (
     ("missing", lambda run: run.expected - run.deliveries, ",.0f"),
     ("reads/delivery", lambda run: run.reads / max(1, run.deliveries), ".2f"),
     ("bytes/delivery", lambda run: run.received_bytes / max(1, run.deliveries), ".0f"),
+    ("core wait %", lambda run: run.waited / run.duration * 100 if run.duration > 0 else 0.0, ".0f"),
     ("steal %", lambda run: run.stolen * 100, ".0f"),
 )
 

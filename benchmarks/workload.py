@@ -19,9 +19,8 @@ class Workload:
     publishers: int
     payload_bytes: int  # of the JSON document that is published
     interval_ms: int = 0  # between two publications; 0: each publisher as soon as it has its answer
-    quiet_ms: int = (
-        3_000  # after the last publication: how long nothing may arrive before the rest counts as missing
-    )
+    in_flight: int = 40  # handshakes at a time, of all receivers together
+    quiet_ms: int = 3_000  # of silence after the last publication: the rest counts as missing
 
     @property
     def deliveries(self) -> int:

@@ -36,9 +36,11 @@ class _Carillon:
             environment = {
                 "DATABASE_URL": dsn,
                 "JWT_SECRET_KEY": secret,
-                "HUB_CONNECTIONS_PER_IP": str(
-                    workload.connections + 100
-                ),  # everybody comes from the loopback
+                "CARILLON_STATE": str(folder / "state"),
+                # Everybody comes from the loopback, and in one minute.
+                "HUB_CONNECTIONS_PER_IP": str(workload.connections),
+                "HUB_SILENT_PER_IP": str(workload.connections),
+                "HUB_HANDSHAKE_RATE": f"{workload.connections}/{workload.connections}",
             }
             command = python("-m", "app", "serve", "--port", str(port), "--roles", "web", "--workers", "1")
             with server(

@@ -25,6 +25,7 @@ RUN = Run(
     closed={},
     connecting=0.1,
     connecting_cpu=0.05,
+    waited=0.025,
     stolen=0.04,
 )
 
@@ -60,7 +61,7 @@ def test_a_row_names_its_peer_and_its_ratio_to_each_reference() -> None:
 
     head, _, ours, reference = table.splitlines()
     assert head.startswith("| peer | n | CPU s per M | × c-batch | deliveries/s |")
-    assert ours.startswith("| ours | 1 | 2.00 | 2.00 | 2,000,000 | 1.0 | 9.0 | 0 | 0.13 | 204 | 4 |")
+    assert ours.startswith("| ours | 1 | 2.00 | 2.00 | 2,000,000 | 1.0 | 9.0 | 0 | 0.13 | 204 | 10 | 4 |")
     assert reference.startswith("| c-batch | 1 | 1.00 | 1 |")
 
 
