@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, cast
 
 from hiredis import HiredisError, PushNotification, Reader, ReplyError, pack_command
 
@@ -24,6 +24,8 @@ from hub.target_redis import Address, Login
 Word: TypeAlias = bytes | str | int
 Reply: TypeAlias = object  # int, bytes, None, list or dict of replies; never an error
 
+# Its stub speaks of a tuple of one.
+_pack = cast(Callable[[tuple[Word, ...]], bytes], pack_command)
 _INCOMPLETE = object()
 _MESSAGES = (b"message", b"smessage")
 _CHANGES = (b"subscribe", b"unsubscribe", b"ssubscribe", b"sunsubscribe")
@@ -99,7 +101,7 @@ class Link(asyncio.Protocol):
             return False
         if self.closed.done():
             return False
-        self._send(pack_command((verb, channel, message)))
+        self._send(_pack((verb, channel, message)))
         self._expected.append(None)
         return True
 
@@ -107,7 +109,7 @@ class Link(asyncio.Protocol):
         """Subscribe to or unsubscribe from channels, in one command; each is confirmed by `on_change`."""
         if self.closed.done():
             return
-        self._send(pack_command((verb, *channels)))
+        self._send(_pack((verb, *channels)))
         self._expected.append(_Change(len(channels)))
 
     def ask(self, *words: Word) -> asyncio.Future[Reply]:
@@ -116,7 +118,7 @@ class Link(asyncio.Protocol):
         if self.closed.done():
             answer.set_exception(LinkLost(self.closed.result()))
             return answer
-        self._send(pack_command(words))
+        self._send(_pack(words))
         self._expected.append(answer)
         return answer
 
@@ -136,9 +138,8 @@ class Link(asyncio.Protocol):
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=self._queue_bytes)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one without saying so
+        self._transport.set_write_buffer_limits(high=self._queue_bytes)
 
     def data_received(self, data: bytes) -> None:
         try:
