@@ -28,6 +28,7 @@ from hub.framing import (
     ABNORMAL,
     INTERNAL_ERROR,
     NORMAL,
+    POLICY_VIOLATION,
     SERVICE_RESTART,
     UNSUPPORTED_DATA,
     Binary,
@@ -69,6 +70,7 @@ class WireSettings:
 
     max_message_bytes: int = 64 * 1024  # inbound, all fragments together; above: close 1009
     max_fragments: int = 16  # frames of one inbound message; above: close 1009
+    max_control_frames: int = 100  # pings and pongs of one client in one second; above: close 1008
     high_water_bytes: int = 256 * 1024  # the transport holds more: on_paused; below a quarter: on_resumed
     close_timeout: timedelta = timedelta(seconds=5)  # for the peer's close frame and for what is still unsent
     max_head_bytes: int = 16 * 1024  # request target and header fields; above: 431
@@ -177,11 +179,13 @@ class WebSocketProtocol(asyncio.Protocol):
 
     __slots__ = (
         "_close",
+        "_controls_before",
         "_listener",
         "_loop",
         "_paused",
         "_pong_owed",
         "_reader",
+        "_second",
         "_server_state",
         "_session",
         "_state",
@@ -216,6 +220,8 @@ class WebSocketProtocol(asyncio.Protocol):
         self.write: Callable[[bytes], None] = _discard
         self.last_received = 0.0
         self.control_frames = 0
+        self._second = 0  # of the loop's clock, in which the last control frame came
+        self._controls_before = 0  # control frames before that second
 
     # The transport calls.
 
@@ -431,7 +437,7 @@ class WebSocketProtocol(asyncio.Protocol):
                 elif isinstance(event, Close):
                     self._peer_closed(event)
                 else:
-                    self.control_frames += 1
+                    self._count_control_frame()
                     if isinstance(event, Ping):
                         self._pong(event.payload)
                 if self._state >= _DRAINING:
@@ -452,6 +458,16 @@ class WebSocketProtocol(asyncio.Protocol):
                 self.close(INTERNAL_ERROR)
         else:
             self.close(UNSUPPORTED_DATA, "text messages only")
+
+    def _count_control_frame(self) -> None:
+        """Raises FramingError when it is one too many in this second."""
+        self.control_frames += 1
+        second = int(self.last_received)
+        if second != self._second:
+            self._second = second
+            self._controls_before = self.control_frames - 1
+        if self.control_frames - self._controls_before > self.settings.max_control_frames:
+            raise FramingError(POLICY_VIOLATION, "too many control frames")
 
     def _pong(self, payload: bytes) -> None:
         if self._paused:
@@ -642,11 +658,12 @@ class _Session:
             await self._config.loaded_app(self._scope, self.receive, self.send)
             if wire.is_opening:
                 logger.error("websocket_not_answered")
-        except ClientDisconnected:
-            pass  # it has gone; that the application did not ask is no fault
-        except Exception:
-            logger.exception("websocket_application_failed")
-            code = INTERNAL_ERROR
+        except Exception as error:
+            if not isinstance(error, ClientDisconnected) and not isinstance(
+                error.__context__, ClientDisconnected
+            ):  # else it was told that the client has gone, which is no fault; frameworks wrap it
+                logger.exception("websocket_application_failed")
+                code = INTERNAL_ERROR
         except asyncio.CancelledError:
             wire.abort()
             raise

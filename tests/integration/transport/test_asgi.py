@@ -280,6 +280,42 @@ async def test_an_application_learns_how_its_connection_ended(end, code, reason)
         await client.leave()
 
 
+async def test_a_client_that_leaves_before_the_accept_is_no_error_in_the_log(caplog):
+    started, may_accept = asyncio.Event(), asyncio.Event()
+
+    async def endpoint(websocket: WebSocket) -> None:
+        started.set()
+        await may_accept.wait()
+        await websocket.accept()  # Starlette says WebSocketDisconnect
+
+    app = Starlette(routes=[WebSocketRoute("/", endpoint)])
+    with caplog.at_level(logging.WARNING):
+        async with serving(app, ws=WebSocketProtocol) as (server, port):
+            client = await RawClient.connect(port, request())
+            await asyncio.wait_for(started.wait(), DEADLINE_SECONDS)
+            client.vanish()
+            async with asyncio.timeout(DEADLINE_SECONDS):
+                while server.server_state.connections:
+                    await asyncio.sleep(0)
+                may_accept.set()
+                while server.server_state.tasks:
+                    await asyncio.sleep(0)
+            await client.leave()
+
+    assert caplog.records == []
+
+
+async def test_an_application_that_fails_is_an_error_in_the_log(caplog):
+    with caplog.at_level(logging.WARNING):
+        async with (
+            serving(accepting(_raises), ws=WebSocketProtocol) as (_, port),
+            await RawClient.open(port) as client,
+        ):
+            assert await client.closed() == (1011, "")
+
+    assert [record.message for record in caplog.records] == ["websocket_application_failed"]
+
+
 async def test_send_waits_while_the_client_does_not_read():
     sent: list[int] = []
     outcome = Outcome()

@@ -16,6 +16,7 @@ from tests.raw_websocket import DEADLINE_SECONDS, RawClient, close, frame, servi
 LIMITS = WireSettings(
     max_message_bytes=1000,
     max_fragments=4,
+    max_control_frames=20,
     high_water_bytes=64 * 1024,
     close_timeout=timedelta(milliseconds=200),
 )
@@ -215,6 +216,38 @@ async def test_a_ping_is_answered_and_counted(app, port):
         assert listener.wire.last_received >= before > 0
         listener.wire.ping(b"!")
         assert await client.frame() == (0x89, b"!")
+
+
+@pytest.mark.parametrize("opcode", [9, 10])
+async def test_a_flood_of_control_frames_is_closed(app, port, opcode):
+    async with await RawClient.open(port) as client:
+        listener = await app.listener()
+
+        client.send(frame(opcode, b"!") * 41)  # of two seconds at most, so more than 20 in one of them
+
+        ended = None
+        while ended is None:
+            first, payload = await client.frame()
+            if first == 0x88:
+                ended = int.from_bytes(payload[:2], "big")
+        assert ended == 1008
+        await listener.until(("closed", 1008, "too many control frames"))
+
+
+async def test_each_second_allows_as_many_control_frames_again(app, port):
+    loop = asyncio.get_running_loop()
+    async with await RawClient.open(port) as client:
+        listener = await app.listener()
+        client.send(frame(9) * 20)
+        assert [await client.frame() for _ in range(20)] == [(0x8A, b"")] * 20
+        second = int(loop.time())
+        while int(loop.time()) == second:
+            await asyncio.sleep(0.01)
+
+        client.send(frame(9) * 20)
+
+        assert [await client.frame() for _ in range(20)] == [(0x8A, b"")] * 20
+        assert listener.events == []
 
 
 # --- The end of a connection -----------------------------------------------------------------------------------------
@@ -518,14 +551,14 @@ async def test_a_flood_of_pings_to_a_client_that_does_not_read_costs_one_pong(ap
         await listener.until("paused")
         held = listener.wire.buffered
 
-        client.send(b"".join(frame(9, b"%d" % n) for n in range(1000)))
+        client.send(b"".join(frame(9, b"%d" % n) for n in range(20)))
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while listener.wire.control_frames < 1000:
+            while listener.wire.control_frames < 20:
                 await asyncio.sleep(0)
 
         assert listener.wire.buffered <= held
         assert len(await client.text()) == 10_000_000
-        assert await client.frame() == (0x8A, b"999")
+        assert await client.frame() == (0x8A, b"19")
 
 
 # --- uvicorn's exit --------------------------------------------------------------------------------------------------
