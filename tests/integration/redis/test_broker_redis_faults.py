@@ -11,13 +11,20 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 import redis.asyncio as redis_py
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from hub.broker import BrokerUnavailable
 from hub.broker_redis import RedisBroker, RedisSettings, _Path
+from hub.target_redis import Address
 from tests.cluster import RedisCluster
 from tests.ears import Ear
 from tests.fault_proxy import Fault, FaultProxy
@@ -667,3 +674,76 @@ async def test_what_is_not_redis_is_away() -> None:
         assert not broker.healthy
         assert "not RESP3" in ear.reasons[0]
     babbler.close()
+
+
+async def test_an_answer_nobody_foresaw_costs_one_attempt(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = RedisBroker._resolve
+    surprises = iter([KeyError("config-epoch"), None])
+
+    async def surprise(broker: RedisBroker) -> Address:
+        if error := next(surprises):
+            raise error
+        return await resolve(broker)
+
+    monkeypatch.setattr(RedisBroker, "_resolve", surprise)
+    async with running(quick(server.url)) as (broker, ear):
+        await ear.event("restored", after=1)
+
+        assert ear.events == ["lost", "restored"]
+        assert ear.reasons == ["KeyError"]
+        assert broker.healthy
+
+
+# --- TLS ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that speaks TLS with a certificate of its own, tmp_path/cert.pem, made for 127.0.0.1."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (tmp_path / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (tmp_path / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    files = ["--tls-cert-file", str(tmp_path / "cert.pem"), "--tls-key-file", str(tmp_path / "key.pem")]
+    server = RedisServer(*files, "--tls-auth-clients", "no", tls=True)
+    try:
+        server.start()
+    except RuntimeError as error:
+        if "Bad directive" in str(error) or "TLS" in str(error):
+            pytest.skip("this redis-server was built without TLS")
+        raise
+    yield server
+    server.stop()
+
+
+async def test_tls_is_spoken_and_the_certificate_judged(tls_server: RedisServer, tmp_path: Path) -> None:
+    url = tls_server.url.replace("redis://", "rediss://")
+    patient = {"connect_timeout": timedelta(seconds=5)}
+
+    async with running(quick(url + f"?ssl_ca_certs={tmp_path}/cert.pem", **patient)) as (broker, ear):
+        await broker.subscribe("user:1")
+        await hears(broker, ear, "user:1", b"x" * 65536)
+    async with running(quick(url, **patient)) as (broker, ear):
+        assert not broker.healthy
+        assert "CERTIFICATE_VERIFY_FAILED" in ear.reasons[0]
+    async with running(quick(url + "?ssl_cert_reqs=none", **patient)) as (broker, _):
+        assert broker.healthy
