@@ -324,6 +324,21 @@ async def test_a_client_that_does_not_read_is_dropped_after_the_timeout_too(app,
         await listener.until(("closed", 1013, ""))
 
 
+@pytest.mark.parametrize("last", [close(1000), frame(3)])
+async def test_a_client_that_says_its_last_and_does_not_read_holds_no_socket(app, server, last):
+    running, port = server
+    async with await RawClient.open(port, receive_buffer_bytes=4096) as client:
+        listener = await app.listener()
+        listener.wire.write(text_frame(b"x" * 10_000_000))
+
+        client.send(last)
+
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while running.server_state.connections:
+                await asyncio.sleep(0.01)
+        assert listener.events[-1][0] == "closed"
+
+
 async def test_an_abort_is_told_as_1006(app, port):
     async with await RawClient.open(port) as client:
         listener = await app.listener()
