@@ -188,11 +188,12 @@ function fill(article, item, place, size) {
   part(".type").textContent = item.notification_type.replaceAll("_", " ");
   part(".priority").textContent = ["high", "urgent"].includes(item.priority) ? item.priority : "";
   part(".toggle").textContent = isUnread ? "Mark read" : "Mark unread";
-  part(".toggle").setAttribute("aria-label", `Mark “${item.title}” ${isUnread ? "read" : "unread"}`);
-  part(".archive").setAttribute("aria-label", `Archive “${item.title}”`);
+  for (const name of [".toggle", ".archive", ".open"]) {
+    part(name).setAttribute("aria-label", `${part(name).textContent}: “${item.title}”`);
+  }
   const link = hub.link(item);
   part(".open").hidden = !link;
-  if (link) Object.assign(part(".open"), { href: link, rel: "noopener noreferrer", ariaLabel: `Open “${item.title}”` });
+  if (link) Object.assign(part(".open"), { href: link, rel: "noopener noreferrer" });
   part("time").dateTime = item.created_at;
   part("time").title = exact.format(new Date(item.created_at));
   part("time").textContent = ago(item.created_at);

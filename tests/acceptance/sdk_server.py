@@ -99,6 +99,7 @@ class SdkServer:
         self.rewrite = rewrite  # of client.js: how a test makes a naive one
         self.epoch = "e1"
         self.streams: dict[str, list[dict[str, Any]]] = {"user": [], "tenant": [], "topic:news": []}
+        self.followed = {"news"}
         self.items: dict[str, dict[str, Any]] = {}
         self.peers: list[Peer] = []
         self.tickets: list[str] = []  # the bearer tokens they were asked with
@@ -196,17 +197,31 @@ class SdkServer:
     ) -> None:
         entries = self.streams.setdefault(stream, [])
         entries.append({**entry, "stream": stream, "seq": len(entries) + 1})
-        for _ in range(0 if skip else 2 if twice else 1):
-            await self.say(entries[-1])
-
-    async def say(self, message: dict[str, Any]) -> None:
+        topic = stream.removeprefix("topic:")
         for peer in self.peers:
+            if stream in self.heads or topic in peer.channels:
+                for _ in range(0 if skip else 2 if twice else 1):
+                    await self.say(entries[-1], peer)
+
+    async def say(self, message: dict[str, Any], *peers: Peer) -> None:
+        """To these connections; without any named, to all."""
+        for peer in peers or self.peers:
             if not self.is_mute:
                 await peer.send(message)
 
+    async def follow(self, topic: str) -> None:
+        self.followed.add(topic)
+        joined = len(self.streams.setdefault(f"topic:{topic}", []))
+        await self.append("user", {"type": "followed", "topic": topic, "joined_seq": joined})
+
+    async def unfollow(self, topic: str) -> None:
+        self.followed.discard(topic)
+        await self.append("user", {"type": "unfollowed", "topic": topic})
+
     @property
     def heads(self) -> dict[str, int]:
-        return {stream: len(self.streams[stream]) for stream in ("user", "tenant", "topic:news")}
+        topics = [f"topic:{topic}" for topic in sorted(self.followed)]
+        return {stream: len(self.streams[stream]) for stream in ("user", "tenant", *topics)}
 
     @property
     def unread(self) -> int:
@@ -303,11 +318,8 @@ class SdkServer:
         elif kind == "publish":
             await peer.send({"type": "ack", **reply})
             await self.say({"type": "message", "channel": message["channel"], "data": message["data"]})
-        elif kind in ("follow_topic", "unfollow_topic", "mute_topic"):
-            verb = {"follow": "followed", "unfollow": "unfollowed", "mute": "muted"}[
-                kind.removesuffix("_topic")
-            ]
-            await self.append("user", {"type": verb, "topic": message["topic"]})
+        elif kind in ("follow_topic", "unfollow_topic"):
+            await (self.follow if kind == "follow_topic" else self.unfollow)(message["topic"])
             await peer.send({"type": "ack", **reply})
         return None
 

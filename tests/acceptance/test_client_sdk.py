@@ -130,6 +130,30 @@ async def test_a_refused_token_is_replaced_once_and_then_the_reason_is_told(stag
     assert await scene.run("hub.state.reason") == "unauthorized"
 
 
+async def test_a_page_without_a_token_is_signed_out_and_stays_away(stage):
+    scene = await stage.open(options="{getToken: () => null}", connect=False)
+
+    refused = await scene.run("hub.connect().catch((error) => error.code)")
+
+    assert refused == "signed_out"
+    assert await scene.run("hub.state") == {"state": "closed", "reason": "signed_out"}
+    assert scene.server.tickets == []
+
+
+async def test_a_token_that_can_not_be_had_now_is_asked_for_again(stage):
+    scene = await stage.open(
+        options="{getToken: async () => { if (!window.online) throw new Error('no network'); return 'token'; }}",
+        connect=False,
+    )
+    await scene.run("void hub.connect()")
+    await scene.see("hub.state.reason === 'no_token'")
+
+    await scene.run("void (window.online = true)")
+    await scene.come_back()
+
+    assert scene.server.tickets == ["token"]
+
+
 @pytest.mark.parametrize(
     ("code", "reason"), [(4401, "unauthorized"), (4403, "forbidden"), (4404, "not_found")]
 )
@@ -551,7 +575,9 @@ async def test_the_list_joins_what_is_known(stage):
 
 
 async def test_what_expires_goes_and_what_was_put_off_comes_back_whatever_this_machines_clock_says(stage):
-    scene = await stage.open()
+    server = SdkServer()
+    server.heartbeat_ms = 1_000_000
+    scene = await stage.open(server)
     await scene.page.clock.set_system_time("2031-01-01T00:00:00Z")
     await scene.run("hub.inbox.list()")  # the Date header tells the server's time
     soon = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
@@ -630,6 +656,38 @@ async def test_topics_and_ephemeral_messages(stage):
 
     await scene.see("log.some((event) => event.type === 'message' && event.data.typing)")
     await scene.see("log.some((event) => event.type === 'followed' && event.topic === 'exams')")
+
+
+async def test_a_followed_topic_joins_the_inbox_without_a_hole(stage):
+    server = SdkServer()
+    scene = await stage.open(server)
+    await server.notify("topic:exams")  # before: not for ada
+    await scene.run("hub.topics.follow('exams')")
+    await server.notify("topic:exams", skip=True)
+    await server.notify("topic:exams")
+    await scene.see("shown().length === 2")
+    await scene.run("hub.topics.unfollow('exams')")
+    await server.notify("topic:exams")
+    await server.notify()
+    await scene.see("shown().includes('n5')")
+
+    assert await scene.run("shown()") == ["n2", "n3", "n5"]
+
+
+async def test_a_topic_followed_while_away_brings_its_notifications_from_the_list(stage):
+    server = SdkServer()
+    scene = await stage.open(server)
+    server.drop()
+    await server.until(lambda: not server.peers[0].is_open)
+    await server.follow("exams")
+    await server.notify("topic:exams")
+    await scene.come_back()
+
+    await scene.see("hub.inbox.items.length === 1")
+    assert await scene.run("hub.inbox.unread") == 1
+    await server.notify("topic:exams")
+    await scene.see("hub.inbox.items.length === 2")
+    assert await scene.run("hub.inbox.unread") == 2
 
 
 async def test_events_can_be_read_as_an_async_iterator_and_unsubscribed(stage):
