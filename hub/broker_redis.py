@@ -22,7 +22,7 @@ from itertools import islice
 import structlog
 
 from hub.broker import BrokerListener, BrokerStats, BrokerUnavailable, hear
-from hub.cluster_redis import shards, slot
+from hub.cluster_redis import SLOTS, shards, slot
 from hub.link_redis import Hello, Link, LinkLost, Refused, Reply, Word, connect
 from hub.sentinel_redis import Sentinels
 from hub.target_redis import Address, target
@@ -297,15 +297,21 @@ class RedisBroker:
 
     async def _attach_shards(self, seed: Link) -> _Path:
         """One lane per shard; the seed tells who they are and is left."""
-        lanes: list[_Lane] = []
+        opened: list[Link] = []
+
+        async def lane_to(address: Address) -> _Lane:
+            link, _ = await self._connect(address)
+            opened.append(link)
+            return _Lane(link, b"")
+
         try:
             ranges_by_address = shards(await seed.ask("CLUSTER", "SLOTS"), seed.address)
-            owner: list[_Lane | None] = [None] * (1 << 14)
-            connected = await asyncio.gather(*map(self._connect, ranges_by_address), return_exceptions=True)
-            failed = [result for result in connected if isinstance(result, BaseException)]
-            lanes = [_Lane(result[0], b"") for result in connected if not isinstance(result, BaseException)]
-            if failed:
-                raise failed[0]
+            owner: list[_Lane | None] = [None] * SLOTS
+            lanes: list[_Lane] = []
+            for result in await asyncio.gather(*map(lane_to, ranges_by_address), return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
+                lanes.append(result)
             for lane, ranges in zip(lanes, ranges_by_address.values(), strict=True):
                 for first, last in ranges:
                     owner[first : last + 1] = [lane] * (last + 1 - first)
@@ -321,8 +327,8 @@ class RedisBroker:
                 if not missing:
                     break
         except BaseException:
-            for lane in lanes:
-                lane.link.abort("not attached")
+            for link in opened:
+                link.abort("not attached")
             raise
         finally:
             seed.abort("left for the shards")
