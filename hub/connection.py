@@ -255,6 +255,9 @@ class Connection:
 
     async def _begin(self) -> None:
         session = self._current()
+        if await self._node.crowded(session.identity):
+            self.refuse(TooManyConnections("user"), disconnect.TOO_MANY)
+            return
         await session.begin(str(self.id), self.resume)
         self.resume = None
 

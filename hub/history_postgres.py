@@ -29,9 +29,7 @@ async def append(connection: Connection, drafts: Sequence[Draft]) -> list[int]:
     heads = await connection.fetch(
         SQL["append"], [key.tenant_id for key in keys], [key.name for key in keys], list(counts.values())
     )
-    position = {
-        (key := StreamKey(row["tenant_id"], row["name"])): row["seq"] - counts[key] for row in heads
-    }
+    position = {(key := StreamKey(row["tenant_id"], row["name"])): row["seq"] - counts[key] for row in heads}
     seqs = []
     for draft in drafts:
         position[draft.key] += 1
@@ -77,7 +75,7 @@ class PostgresHistory:
     async def read(self, key: StreamKey, after: int, limit: int = PAGE_SIZE) -> Page:
         async with self._database.connection() as connection:
             rows = await connection.fetch(SQL["read"], key.tenant_id, key.name, after, limit)
-        if rows and rows[0]["seq"] != after + 1:
+        if rows and rows[-1]["seq"] != after + len(rows):  # seqs only grow: then they are all there
             return Page((), complete=True, broken=True)
         return Page([_entry(key, row) for row in rows], complete=len(rows) < limit)
 
@@ -128,3 +126,19 @@ def content(row: asyncpg.Record) -> Content:
         group_key=row["group_key"],
         updated_at=row["updated_at"],
     )
+
+
+async def envelope_key(database: Database) -> bytes:
+    """The key with which the nodes of this cluster sign what they tell each other: 32 bytes."""
+    async with database.connection() as connection:
+        key: bytes = await connection.fetchval("SELECT envelope_key FROM cluster")
+    return key
+
+
+async def bump_epoch(database: Database) -> int:
+    """Void all positions: every client is told to begin anew. Returns the new bump."""
+    async with database.connection() as connection:
+        bump: int = await connection.fetchval(
+            "UPDATE cluster SET epoch_bump = epoch_bump + 1 RETURNING epoch_bump"
+        )
+    return bump

@@ -46,6 +46,7 @@ class HubSettings:
     audit_share: float = 0.25  # of the time: the most that comparing may take of the database
     stall: timedelta = timedelta(seconds=2)  # an event loop that stood still so long doubts everything
     max_filters: int = 16  # distinct filters per stream
+    synchronous_failover: bool = False  # no commit is lost in a failover: a new timeline is the same life
 
 
 @dataclass(slots=True)
@@ -130,6 +131,11 @@ class Hub:
     @property
     def streams(self) -> int:
         return len(self._streams)
+
+    @property
+    def in_doubt(self) -> int:
+        """Streams that are being brought to their heads from the store."""
+        return len(self._repairs)
 
     @property
     def live(self) -> bool:
@@ -419,6 +425,10 @@ class Hub:
         durable = stream.members() if stream is not None else []
         return len({*durable, *self._channels.get((tenant_id, channel), ())})
 
+    def channel_counts(self) -> dict[tuple[str, str], int]:
+        """The listeners of every channel that has some here: tenant and channel -> how many."""
+        return {name: len(listeners) for name, listeners in self._channels.items()}
+
     def _deliver(self, member: Member, entries: Sequence[Entry], wanted: Filter) -> None:
         payloads = [entry.payload for entry in entries if wanted.accepts(entry)]
         if not payloads:
@@ -621,7 +631,9 @@ class Hub:
             return
         await self._clock.sleep(self.settings.audit_patience.total_seconds())
         if stream.position < head and self._streams.get(stream.key) is stream:
-            await self._repair_quietly(stream)
+            await self._repair(stream)
+            if stream.position < head and self._streams.get(stream.key) is stream:
+                self._lose(stream)  # what its members miss is not kept any more
 
     def _check_epoch(self, epoch: str) -> bool:
         """True when the store lives another life than we thought: then everybody begins anew."""

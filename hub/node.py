@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 from uuid import UUID
 
 import structlog
@@ -26,6 +26,7 @@ from hub.disconnect import Disconnect
 from hub.hub import Hub
 from hub.inbox import Inbox
 from hub.limits import ConnectionCounts, LimitSettings, TokenBucket
+from hub.presence import Lease, Presence
 from hub.session import SessionSettings
 
 log = structlog.stdlib.get_logger("hub.node")
@@ -55,12 +56,15 @@ class NodeStats:
     refused: int = 0  # handshakes turned away by a limit
 
 
+Transport = Literal["websocket", "sse", "long_poll"]
+
+
 class Ended(NamedTuple):
     """A connection that is over; for the sampled history and the metrics."""
 
     connection_id: UUID
     identity: Identity | None  # None: it never said who it was
-    transport: str  # websocket, sse or long_poll
+    transport: Transport
     opened_at: datetime
     closed_at: datetime
     seconds: float
@@ -76,16 +80,9 @@ class Attended(Protocol):
     def close(self, why: Disconnect) -> None: ...
 
 
-class PresenceKeeper(Protocol):
-    """What the node tells about who is here."""
-
-    async def touch(self, people: Iterable[tuple[str, str, bool]]) -> None:
-        """(tenant, user, looking) of everybody connected to this node, or of those who have just changed."""
-        ...
-
-    async def leave(self, tenant_id: str, user_id: str) -> None:
-        """The person's last connection to this node is gone."""
-        ...
+def channel_lease(channel: str) -> str:
+    """The name under which the listeners of a channel are counted; no person can be called so."""
+    return f"\0{channel}"
 
 
 class Node:
@@ -100,7 +97,7 @@ class Node:
         authenticate: Callable[[str], Awaitable[Identity]],
         redeem: Callable[[str], Awaitable[Identity]],
         is_revoked: Callable[[Identity], bool],
-        presence: PresenceKeeper,
+        presence: Presence,
         on_ended: Callable[[Ended], None],
         settings: NodeSettings | None = None,
         limits: LimitSettings | None = None,
@@ -243,7 +240,7 @@ class Node:
         self,
         connection_id: UUID,
         identity: Identity | None,
-        transport: str,
+        transport: Transport,
         opened_at: datetime,
         opened_on: float,
         close_code: int,
@@ -348,24 +345,38 @@ class Node:
     def _is_looking(self, person: tuple[str, str]) -> bool:
         return any(connection.client.visible for connection in self._people.get(person, ()))
 
+    async def crowded(self, identity: Identity) -> bool:
+        """Whether a person has more connections, here and elsewhere, than they may."""
+        here = self.counts.of_user(identity.tenant_id, identity.user_id)
+        elsewhere = await self._presence.connections(
+            identity.tenant_id, identity.user_id, besides=self.hub.node
+        )
+        return here + elsewhere > self.limits.connections_per_user
+
     async def _presence_loop(self) -> None:
         while True:
             await self.clock.sleep(self.settings.presence_interval.total_seconds())
             await self._tell_presence(list(self._people))
+            channels = [
+                Lease(tenant_id, channel_lease(channel), self.hub.node, False, count)
+                for (tenant_id, channel), count in self.hub.channel_counts().items()
+            ]
+            await self._presence.touch_many(channels)
 
     async def _tell_presence(self, people: list[tuple[str, str]]) -> None:
         leases = []
         for person in people:
-            if person in self._people:
+            connections = self._people.get(person)
+            if connections:
                 looking = self._is_looking(person)
                 (self._looking.add if looking else self._looking.discard)(person)
-                leases.append((*person, looking))
+                leases.append(Lease(*person, self.hub.node, looking, len(connections)))
         if leases:
-            await self._presence.touch(leases)
+            await self._presence.touch_many(leases)
 
     async def _tell_gone(self, person: tuple[str, str]) -> None:
         if person not in self._people:
-            await self._presence.leave(*person)
+            await self._presence.leave(*person, self.hub.node)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)

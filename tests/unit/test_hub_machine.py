@@ -398,6 +398,7 @@ class EntersBesideTheRing(Hub):
 MACHINE = settings(
     max_examples=150,
     stateful_step_count=30,
+    report_multiple_bugs=False,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
