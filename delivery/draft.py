@@ -13,7 +13,7 @@ import msgspec
 
 from core.errors import Fault, ServiceError
 from core.identity import is_user_id
-from core.notification import DEFAULT_CHANNELS, DELIVERY_CHANNELS, Priority
+from core.notification import DEFAULT_CHANNELS, DELIVERY_CHANNELS, RANKS, Priority
 from core.streams import TENANT, StreamKey, is_tenant_id, is_topic, topic_stream, user_stream
 
 #: The character NUL in JSON text: not a backslash that is followed by "u0000".
@@ -104,6 +104,8 @@ def _faults(submission: Submission) -> Iterator[Fault]:
     yield from _audience_faults(submission.audience)
     yield from content_faults(submission.title, submission.message, submission.metadata)
     yield from _text_faults("notification_type", submission.notification_type, MAX_TYPE_LENGTH)
+    if submission.priority not in RANKS:
+        yield Fault("priority", f"must be among {', '.join(RANKS)}")
     if not submission.channels:
         yield Fault("channels", "must name at least one channel")
     for channel in submission.channels:

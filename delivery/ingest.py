@@ -213,7 +213,7 @@ def _stored(submission: Submission, notification_id: UUID, now: datetime) -> Sto
         message=submission.message,
         notification_type=submission.notification_type,
         action_url=submission.action_url,
-        priority=submission.priority.value,
+        priority=str(submission.priority),
         channels=list(submission.channels),
         metadata=dict(submission.metadata),
         created_at=now,

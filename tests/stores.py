@@ -1,0 +1,49 @@
+"""Stores over a database of one test, and what reaches the streams through them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import UUID
+
+from core.clock import SystemClock
+from core.database import Database, DatabaseSettings, open_database
+from core.identity import Identity
+from delivery.inbox import InboxSettings, PostgresInbox
+from delivery.ingest import Ingest, IngestSettings
+from delivery.store import Notifications
+from tests.submissions import Heard, service, submission
+
+
+class Stores:
+    """Everything that delivery keeps for one node."""
+
+    def __init__(self, database: Database, *, follow_limit: int = 1000) -> None:
+        self.database = database
+        self.heard = Heard()
+        self.ingest = Ingest(database, self.heard, SystemClock(), IngestSettings())
+        self.inbox = PostgresInbox(database, self.heard, InboxSettings(follow_limit=follow_limit))
+        self.notifications = Notifications(database, self.heard)
+
+    async def send(self, audience: Any = "ada", sender: Identity | None = None, **members: Any) -> UUID:
+        """Submit one notification (see `submission`); its id."""
+        accepted = await self.ingest.submit(submission(audience, **members), sender or service())
+        return accepted.notification_ids[0]
+
+    async def query(self, text: str, *arguments: Any) -> list[Any]:
+        async with self.database.connection() as connection:
+            return list(await connection.fetch(text, *arguments))
+
+
+@asynccontextmanager
+async def open_stores(dsn: str, **settings: Any) -> AsyncIterator[Stores]:
+    """Stores with a running ingest."""
+    database = await open_database(DatabaseSettings(url=dsn))
+    stores = Stores(database, **settings)
+    await stores.ingest.start()
+    try:
+        yield stores
+    finally:
+        await stores.ingest.close()
+        await database.close()
