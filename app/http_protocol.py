@@ -187,8 +187,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _refuse(self, status: HTTPStatus) -> None:
         self._stop_waiting()
         if self._in_body and self._is_answering and not self.cycle.response_started:
-            self.cycle.disconnected = True  # the application is told so, and what it sends is dropped
-            self.cycle.message_event.set()
+            self.cycle.disconnected = True  # what the application may still send is dropped
         if not self._is_answering or self.cycle.disconnected:  # else the answer would stand within another
             headers = [*self.server_state.default_headers, (b"content-type", b"text/plain; charset=utf-8")]
             self.transport.write(answer(status, headers, status.phrase.encode("ascii")))
