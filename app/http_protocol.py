@@ -20,9 +20,7 @@ from hub.transport import WebSocketProtocol
 class HttpLimits:
     """What one client may spend of us before its request is there."""
 
-    head_timeout: timedelta = timedelta(
-        seconds=10
-    )  # from the connection, or a request's first byte; then 408
+    head_timeout: timedelta = timedelta(seconds=10)  # from the connection or a request's first byte; then 408
     body_timeout: timedelta = timedelta(seconds=30)  # from the end of the head; then 408
     max_head_bytes: int = 16 * 1024  # request target and header fields; above: 431
     max_headers: int = 100  # above: 431

@@ -99,7 +99,7 @@ class Server(NamedTuple):
 
     def cpu_seconds(self) -> float:
         times = self.process.cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
     def resident_bytes(self) -> int:
         return int(self.process.memory_info().rss)

@@ -4,11 +4,13 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import uvicorn
+
+T = TypeVar("T")
 
 DEADLINE_SECONDS = 10.0  # of any single wait: a hang is a failure
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
@@ -193,5 +195,5 @@ class RawClient:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.leave()
 
-    async def _within(self, wait: Any) -> Any:
+    async def _within(self, wait: Awaitable[T]) -> T:
         return await asyncio.wait_for(wait, DEADLINE_SECONDS)
