@@ -53,8 +53,7 @@ class Inbox(Protocol):
         """The unread count and the newest entries."""
         ...
 
-    async def unread_count(self, identity: Identity) -> int:
-        ...
+    async def unread_count(self, identity: Identity) -> int: ...
 
     async def change(
         self,

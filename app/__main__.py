@@ -1,0 +1,248 @@
+"""The command `carillon`: serve, migrate, token, doctor, epoch, healthcheck."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Coroutine, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import structlog
+import uvloop
+
+from app import doctor, logs
+from app.build import running
+from app.cluster import ClusterError
+from app.first_run import prepared
+from app.migrate import migrate
+from app.server import bind, run, server
+from app.settings import ROLES, BadSetting, Settings, read
+from app.supervisor import Child, Supervisor, environment
+from app.version import VERSION
+from app.welcome import welcome
+from core.clock import SystemClock
+from core.database import open_database
+from core.errors import ServiceError
+from core.identity import ROLES as TOKEN_ROLES
+from core.identity import SCOPES, mint
+from core.keys import Key
+from hub.history_postgres import bump_epoch
+
+log = structlog.stdlib.get_logger("app")
+
+#: Told to the processes of a supervisor: the port is shared.
+SHARED_PORT = "CARILLON_SHARED_PORT"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 well, 1 it failed, 2 the command or a setting is wrong."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        settings = read(_environment(options), version=VERSION)
+    except BadSetting as error:
+        print(f"carillon: {error}", file=sys.stderr)
+        return 2
+    logs.configure(settings.process.log_level, settings.process.log_format)
+    commands = {
+        "serve": serve,
+        "migrate": lambda settings, _: _run(_migrate(settings)),
+        "token": token,
+        "doctor": lambda settings, _: _run(doctor.run(settings)),
+        "epoch": lambda settings, _: _run(_bump(settings)),
+        "healthcheck": healthcheck,
+    }
+    try:
+        return commands[options.command](settings, options)
+    except BadSetting as error:
+        print(f"carillon: {error}", file=sys.stderr)
+        return 2
+    except (ServiceError, ClusterError, OSError) as error:
+        print(f"carillon: {logs.redact(str(error))}", file=sys.stderr)
+        return 1
+
+
+def serve(settings: Settings, options: argparse.Namespace) -> int:
+    """Run the roles of this process, or of several processes on one port."""
+    if settings.process.workers > 1:
+        return _run(_supervise(settings))
+    return _run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    process = settings.process
+    listener = bind(process.host, process.port, shared=SHARED_PORT in os.environ)
+    inner = bind(process.host, process.internal_port) if process.internal_port is not None else None
+    async with prepared(settings) as (settings, notices), running(settings) as node:
+        servers = [(server(node.public, settings), listener)]
+        if node.internal is not None and inner is not None:
+            servers.append((server(node.internal, settings), inner))
+        port = listener.getsockname()[1]
+
+        def on_ready() -> None:
+            log.info("ready", port=port, roles=sorted(process.roles), pid=os.getpid())
+            if not settings.production and SHARED_PORT not in os.environ:
+                print(welcome(settings, port, notices), flush=True)
+
+        await run(servers, on_ready=on_ready, drain=node.drain)
+    return 0
+
+
+async def _supervise(settings: Settings) -> int:
+    """The parent holds what the children share: the embedded database, the generated key, the port."""
+    process = settings.process
+    reserved = bind(process.host, process.port, shared=True)  # never listens: it keeps the port ours
+    port = reserved.getsockname()[1]
+    async with prepared(settings) as (settings, notices):
+        if process.migrate:
+            await migrate(settings.database.url)
+        known = {
+            "DATABASE_URL": settings.database.url,
+            "CARILLON_WORKERS": "1",
+            "HUB_MIGRATE": "off",
+            "PORT": str(port),
+            SHARED_PORT: "1",
+        }
+        if settings.secrets.jwt_secret_key is not None:
+            known["JWT_SECRET_KEY"] = settings.secrets.jwt_secret_key
+        children = [Child(f"web-{number}", ["serve", "--roles", "web"]) for number in range(process.workers)]
+        others = sorted(process.roles - {"web"})
+        if others:
+            children.append(Child("jobs", ["serve", "--roles", ",".join(others), "--port", "0"]))
+        if not settings.production:
+            print(welcome(settings, port, notices), flush=True)
+        patience = process.drain + process.shutdown + timedelta(seconds=5)
+        supervisor = Supervisor(children, environment(**known), patience=patience.total_seconds())
+        try:
+            return supervisor.run()
+        finally:
+            reserved.close()
+
+
+async def _migrate(settings: Settings) -> int:
+    async with prepared(settings) as (settings, _):
+        applied = await migrate(settings.database.url)
+    print("\n".join(f"applied {revision}" for revision in applied) or "the schema is up to date")
+    return 0
+
+
+async def _bump(settings: Settings) -> int:
+    """After a restore from a backup: every client is told that its positions are void."""
+    async with prepared(settings) as (settings, _):
+        database = await open_database(settings.database)
+        try:
+            print(f"epoch {await bump_epoch(database)}")
+        finally:
+            await database.close()
+    return 0
+
+
+def token(settings: Settings, options: argparse.Namespace) -> int:
+    """Print a token signed with our own key."""
+    return _run(_token(settings, options))
+
+
+async def _token(settings: Settings, options: argparse.Namespace) -> int:
+    from_settings = settings.secrets.jwt_secret_key
+    if from_settings is None and settings.production:
+        print("carillon: JWT_SECRET_KEY: is not set, so there is no key to sign with", file=sys.stderr)
+        return 2
+    secret = from_settings or doctor.development_secret(settings)
+    try:
+        text = mint(
+            Key.secret(secret, settings.secrets.jwt_algorithm),
+            options.user,
+            now=SystemClock().now().timestamp(),
+            life=timedelta(seconds=options.life),
+            tenant_id=options.tenant,
+            scopes=options.scope,
+            roles=options.role,
+            issuer=settings.tokens.issuer,
+            audience=next(iter(sorted(settings.tokens.audiences)), None),
+        )
+    except ValueError as error:
+        print(f"carillon: {error}", file=sys.stderr)
+        return 2
+    print(text)
+    return 0
+
+
+def healthcheck(settings: Settings, options: argparse.Namespace) -> int:
+    """For containers: whether the process on our port answers."""
+    host = "127.0.0.1" if settings.process.host in ("0.0.0.0", "::") else settings.process.host
+    try:
+        with urllib.request.urlopen(f"http://{host}:{settings.process.port}/livez", timeout=2) as answer:
+            return 0 if answer.status == 200 else 1
+    except (urllib.error.URLError, OSError) as error:
+        print(f"carillon: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def _environment(options: argparse.Namespace) -> Mapping[str, str]:
+    """The environment, with what the command line says in its place."""
+    said = {
+        "HOST": getattr(options, "host", None),
+        "PORT": getattr(options, "port", None),
+        "CARILLON_ROLES": getattr(options, "roles", None),
+        "CARILLON_WORKERS": getattr(options, "workers", None),
+    }
+    return {**os.environ, **{name: value for name, value in said.items() if value is not None}}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="carillon", description="A self-hosted real-time notification hub.")
+    parser.add_argument("--version", action="version", version=VERSION)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serving = commands.add_parser("serve", help="run the hub; without settings, on embedded parts")
+    serving.add_argument("--host", help="address to listen on (HOST, 127.0.0.1)")
+    serving.add_argument("--port", help="port to listen on (PORT, 8003); 0: any free one")
+    serving.add_argument("--roles", help=f"some of {','.join(ROLES)} (CARILLON_ROLES, all)")
+    serving.add_argument(
+        "--workers", help="web processes on the port (CARILLON_WORKERS, 1); several need Redis"
+    )
+    commands.add_parser("migrate", help="bring the database to this version's schema")
+    minting = commands.add_parser(
+        "token", help="print a token signed with JWT_SECRET_KEY or the generated key"
+    )
+    minting.add_argument("user", help="whom it stands for: the claim sub")
+    minting.add_argument("--tenant", default="default", help="the claim tenant_id")
+    minting.add_argument(
+        "--scope",
+        action="append",
+        default=[],
+        choices=sorted(SCOPES),
+        metavar="SCOPE",
+        help=f"may be given several times: {', '.join(sorted(SCOPES))}",
+    )
+    minting.add_argument(
+        "--role",
+        action="append",
+        default=[],
+        choices=sorted(TOKEN_ROLES),
+        metavar="ROLE",
+        help=f"may be given several times: {', '.join(sorted(TOKEN_ROLES))}",
+    )
+    minting.add_argument("--life", type=int, default=3600, metavar="SECONDS", help="until it expires (3600)")
+    commands.add_parser(
+        "doctor", help="look at settings, database, Redis, clock, zones and keys; say what to mend"
+    )
+    epoch = commands.add_parser("epoch", help="the life that positions belong to")
+    epoch.add_subparsers(dest="action", required=True).add_parser(
+        "bump", help="void all positions, after a restore"
+    )
+    commands.add_parser("healthcheck", help="whether the process on our port lives; for containers")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

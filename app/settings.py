@@ -1,0 +1,351 @@
+"""
+Reads the environment once and fills each package's own settings struct.
+
+Every field of those structs is a variable: its name is the field's, upper case, behind the section's
+prefix, unless the section names it otherwise. docs/settings.md is generated from the same sections.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from app.api.services import ApiSettings
+from app.http_protocol import HttpLimits
+from app.jwks import JwksSettings
+from core.database import DatabaseSettings
+from core.identity import TokenSettings
+from core.keys import SECRET_MIN_BYTES
+from delivery.connections_store import ConnectionLogSettings
+from delivery.ingest import IngestSettings
+from delivery.jobs import JobsSettings
+from hub.broker_redis import RedisSettings
+from hub.channels import Channels, Namespace
+from hub.endpoint import EndpointSettings
+from hub.hub import HubSettings
+from hub.limits import LimitSettings, Rate
+from hub.node import NodeSettings
+from hub.presence import PresenceSettings
+from hub.session import SessionSettings
+from hub.transport import WireSettings
+
+S = TypeVar("S")
+
+Role = Literal["web", "worker", "scheduler"]
+ROLES: tuple[Role, ...] = ("web", "worker", "scheduler")
+
+
+class BadSetting(ValueError):
+    """A variable whose value cannot be used; names the variable, never the value of a secret."""
+
+    def __init__(self, name: str, problem: str) -> None:
+        super().__init__(f"{name}: {problem}")
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSettings:
+    """The process itself."""
+
+    env: Literal["development", "production"] = (
+        "development"  # production refuses what is made for a first try
+    )
+    host: str = "127.0.0.1"
+    port: int = 8003  # 0: any free one, printed at the start
+    internal_port: int | None = None  # /internal and /metrics on a listener of their own; None: on the same
+    roles: frozenset[str] = frozenset(ROLES)
+    workers: int = 1  # web processes on the port; several need REDIS_URL
+    node: str = field(default_factory=socket.gethostname)  # the node's name in logs and on status pages
+    migrate: bool = True  # bring the database to this version's schema at the start
+    state: Path = Path(".carillon")  # generated keys and the embedded database
+    drain: timedelta = timedelta(seconds=10)  # over which connections are sent elsewhere at the end
+    shutdown: timedelta = timedelta(seconds=15)  # for requests under way, after the drain
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "text"] = "text"
+    forwarded_from: str = "127.0.0.1"  # proxies whose X-Forwarded-For counts, comma-separated; "*": any
+    failpoints: frozenset[str] = frozenset()  # named faults of test builds; refused in production
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretSettings:
+    """How tokens are signed."""
+
+    jwt_secret_key: str | None = field(default=None, repr=False)  # HMAC; generated once in development
+    jwt_algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"  # of JWT_SECRET_KEY
+    redis_url: str | None = field(
+        default=None, repr=False
+    )  # redis://, rediss:// (TLS), redis+sentinel://, redis+cluster://
+    database_url: str | None = field(default=None, repr=False)  # postgresql://; None: the embedded PostgreSQL
+    jwks_url: str | None = None  # public keys of an issuer: RS256, ES256, EdDSA
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything, read."""
+
+    process: ProcessSettings
+    secrets: SecretSettings
+    database: DatabaseSettings
+    redis: RedisSettings | None
+    tokens: TokenSettings
+    jwks: JwksSettings | None
+    hub: HubSettings
+    node: NodeSettings
+    session: SessionSettings
+    limits: LimitSettings
+    wire: WireSettings
+    http: HttpLimits
+    endpoint: EndpointSettings
+    channels: Channels
+    ingest: IngestSettings
+    jobs: JobsSettings
+    api: ApiSettings
+    connections: ConnectionLogSettings
+    presence: PresenceSettings
+
+    @property
+    def production(self) -> bool:
+        return self.process.env == "production"
+
+
+class Section(NamedTuple):
+    """One struct and its variables."""
+
+    struct: type[Any]
+    prefix: str
+    names: Mapping[str, str] = {}  # of fields whose variables are called otherwise
+    fixed: Collection[str] = ()  # fields that come from elsewhere
+
+
+SECTIONS = (
+    Section(
+        ProcessSettings,
+        "HUB_",
+        {
+            "env": "CARILLON_ENV",
+            "host": "HOST",
+            "port": "PORT",
+            "state": "CARILLON_STATE",
+            "roles": "CARILLON_ROLES",
+            "workers": "CARILLON_WORKERS",
+            "node": "CARILLON_NODE",
+            "log_level": "LOG_LEVEL",
+            "log_format": "LOG_FORMAT",
+        },
+    ),
+    Section(SecretSettings, ""),
+    Section(DatabaseSettings, "HUB_DATABASE_", fixed=("url",)),
+    Section(RedisSettings, "HUB_REDIS_", fixed=("url",)),
+    Section(TokenSettings, "JWT_", {"audiences": "JWT_AUDIENCE"}),
+    Section(JwksSettings, "JWKS_", fixed=("url",)),
+    Section(HubSettings, "HUB_"),
+    Section(NodeSettings, "HUB_"),
+    Section(SessionSettings, "HUB_", {"channels": "HUB_CHANNELS_PER_CONNECTION"}, fixed=("heartbeat_ms",)),
+    Section(
+        LimitSettings,
+        "HUB_",
+        {
+            "messages": "HUB_MESSAGE_RATE",
+            "handshakes": "HUB_HANDSHAKE_RATE",
+            "connections_per_address": "HUB_CONNECTIONS_PER_IP",
+            "silent_per_address": "HUB_SILENT_PER_IP",
+        },
+        fixed=("channels_per_connection",),
+    ),
+    Section(WireSettings, "HUB_", fixed=("max_message_bytes",)),
+    Section(HttpLimits, "HUB_HTTP_"),
+    Section(EndpointSettings, "HUB_", fixed=("any_origin",)),
+    Section(IngestSettings, "HUB_INGEST_", fixed=("failpoints",)),
+    Section(JobsSettings, "HUB_"),
+    Section(ConnectionLogSettings, "HUB_CONNECTION_", {"share": "HUB_CONNECTION_HISTORY"}),
+    Section(PresenceSettings, "HUB_PRESENCE_", fixed=("renew_interval",)),
+    Section(ApiSettings, "HUB_", fixed=("version",)),
+)
+
+
+def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
+    """
+    The settings of this process. Unknown variables are nobody's business; empty ones count as absent.
+
+    Raises BadSetting for the first value that cannot be used.
+    """
+    given = {name: value.strip() for name, value in environment.items() if value.strip()}
+    process = _fill(ProcessSettings, given)
+    secrets = _fill(SecretSettings, given)
+    _check(process, secrets)
+    node = _fill(NodeSettings, given)
+    limits = _fill(LimitSettings, given)
+    return Settings(
+        process=process,
+        secrets=secrets,
+        database=_fill(DatabaseSettings, given, url=secrets.database_url or ""),
+        redis=_fill(RedisSettings, given, url=secrets.redis_url) if secrets.redis_url else None,
+        tokens=_fill(TokenSettings, given),
+        jwks=_fill(JwksSettings, given, url=secrets.jwks_url) if secrets.jwks_url else None,
+        hub=_fill(HubSettings, given),
+        node=node,
+        session=_fill(SessionSettings, given, heartbeat_ms=round(node.ping_interval.total_seconds() * 1000)),
+        limits=limits,
+        wire=_fill(WireSettings, given, max_message_bytes=limits.frame_bytes),
+        http=_fill(HttpLimits, given),
+        endpoint=_fill(EndpointSettings, given, any_origin=process.env == "development"),
+        channels=_channels(given.get("HUB_CHANNELS")),
+        ingest=_fill(IngestSettings, given, failpoints=process.failpoints),
+        jobs=_fill(JobsSettings, given),
+        api=_fill(ApiSettings, given, version=version),
+        connections=_fill(ConnectionLogSettings, given),
+        presence=_fill(PresenceSettings, given, renew_interval=node.presence_interval),
+    )
+
+
+def variables() -> Iterator[tuple[Section, dataclasses.Field[Any], str]]:
+    """Every variable with the field it fills; for the docs and for `doctor`."""
+    for section in SECTIONS:
+        for one in dataclasses.fields(section.struct):
+            if one.name not in section.fixed:
+                yield section, one, variable(section, one.name)
+
+
+def variable(section: Section, name: str) -> str:
+    return section.names.get(name, section.prefix + name.upper())
+
+
+def _check(process: ProcessSettings, secrets: SecretSettings) -> None:
+    unknown = process.roles - set(ROLES)
+    if unknown or not process.roles:
+        raise BadSetting("CARILLON_ROLES", f"must be some of {', '.join(ROLES)}")
+    if process.workers < 1:
+        raise BadSetting("CARILLON_WORKERS", "must be 1 or more")
+    if process.workers > 1 and not secrets.redis_url:
+        raise BadSetting(
+            "CARILLON_WORKERS",
+            "several processes need REDIS_URL: without it, what one is told would not reach the others' clients at once",
+        )
+    if process.env != "production":
+        return
+    if secrets.jwt_secret_key is None and secrets.jwks_url is None:
+        raise BadSetting("JWT_SECRET_KEY", "must be given in production (or JWKS_URL): no key is generated")
+    if secrets.jwt_secret_key is not None and len(secrets.jwt_secret_key.encode()) < SECRET_MIN_BYTES:
+        raise BadSetting("JWT_SECRET_KEY", f"must have at least {SECRET_MIN_BYTES} bytes in production")
+    if secrets.database_url is None:
+        raise BadSetting(
+            "DATABASE_URL", "must be given in production: the embedded database is for a first try"
+        )
+    if process.failpoints:
+        raise BadSetting("HUB_FAILPOINTS", "is for test builds, not for production")
+
+
+def _fill(struct: type[S], given: Mapping[str, str], **known: Any) -> S:
+    section = next(section for section in SECTIONS if section.struct is struct)
+    hints = get_type_hints(struct)
+    values = dict(known)
+    used = ""
+    for one in dataclasses.fields(struct):  # type: ignore[arg-type]  # every struct of SECTIONS is a dataclass
+        if one.name in section.fixed:
+            continue
+        name = variable(section, one.name)
+        if name in given:
+            used = used or name
+            try:
+                values[one.name] = _parse(hints[one.name], given[name])
+            except ValueError as error:
+                raise BadSetting(name, str(error)) from None
+    try:
+        return struct(**values)
+    except ValueError as error:
+        raise BadSetting(used or struct.__name__, str(error)) from None
+
+
+def _parse(kind: Any, text: str) -> Any:
+    """Raises ValueError that says what was expected; never repeats the text, which may be a secret."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (types.UnionType, Union):  # X | None: absence is the only way to None
+        return _parse(next(one for one in arguments if one is not type(None)), text)
+    if origin is Literal:
+        if text not in arguments:
+            raise ValueError(f"must be one of {', '.join(arguments)}")
+        return text
+    if origin in (frozenset, set, tuple) or (origin is not None and issubclass(origin, Collection)):
+        return frozenset(part.strip() for part in text.split(",") if part.strip())
+    parser = _PARSERS.get(kind)
+    if parser is None:
+        raise AssertionError(f"no parser for {kind}")
+    return parser(text)
+
+
+def _integer(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise ValueError("must be a whole number") from None
+    if value < 0:
+        raise ValueError("must not be negative")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError("must be a number") from None
+    if not 0 <= value < float("inf"):
+        raise ValueError("must be a number, not negative")
+    return value
+
+
+def _boolean(text: str) -> bool:
+    words = {
+        "on": True,
+        "true": True,
+        "yes": True,
+        "1": True,
+        "off": False,
+        "false": False,
+        "no": False,
+        "0": False,
+    }
+    try:
+        return words[text.lower()]
+    except KeyError:
+        raise ValueError("must be on or off") from None
+
+
+def _rate(text: str) -> Rate:
+    per_second, slash, burst = text.partition("/")
+    if not slash:
+        raise ValueError("must be <per second>/<burst>, as in 20/60")
+    return Rate(_number(per_second), burst=_number(burst))
+
+
+_PARSERS: Mapping[Any, Callable[[str], Any]] = {
+    str: str,
+    int: _integer,
+    float: _number,
+    bool: _boolean,
+    Path: Path,
+    Rate: _rate,
+    timedelta: lambda text: timedelta(seconds=_number(text)),
+}
+
+
+def _channels(text: str | None) -> Channels:
+    """{"default": {…}, "<namespace>": {"subscribe": "everyone|services|nobody", "publish": …, "owner_only": bool}}"""
+    if text is None:
+        return Channels()
+    try:
+        given = json.loads(text)
+        rules = {name: Namespace(**rule) for name, rule in given.items()}
+    except (ValueError, TypeError, AttributeError):
+        raise BadSetting("HUB_CHANNELS", "must be a JSON object of namespaces (docs/settings.md)") from None
+    for name, rule in rules.items():
+        for who in (rule.subscribe, rule.publish):
+            if who not in ("everyone", "services", "nobody"):
+                raise BadSetting("HUB_CHANNELS", f"{name}: must be everyone, services or nobody")
+    return Channels(default=rules.pop("default", Namespace()), namespaces=rules)
