@@ -20,23 +20,23 @@ from app.api.services import Services
 from core.errors import ServiceError
 from core.ids import uuid7
 
-#: On every answer of the API. A page has a policy of its own.
-_HEADERS = (
+#: On every answer that says nothing else. A page has a policy of its own.
+_DEFAULTS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
-_CACHE_CONTROL = (b"cache-control", b"no-store")
-_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 
 _ALLOWED_HEADERS = "Authorization, Content-Type, Idempotency-Key, X-API-Key"
-_EXPOSED_HEADERS = "Idempotent-Replayed, Location, Retry-After, X-Request-Id"
+_EXPOSED_HEADERS = "Date, Idempotent-Replayed, Location, Retry-After, X-Request-Id"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 #: Asked by address, by whoever watches over the process.
 _ANY_HOST = frozenset({"/livez", "/health"})
 
 
-class BrokenOff(Exception):  # noqa: N818 - what happened
+class BrokenOff(Exception):
     """An answer had begun and could not be finished; why has been logged."""
 
 
@@ -60,7 +60,7 @@ class Edge:
         request_id = uuid7()
         started = perf_counter()
         status = 0
-        extra = [(b"x-request-id", str(request_id).encode()), *_HEADERS]
+        extra = [(b"x-request-id", str(request_id).encode())]
         if self._origins:
             extra += self._cors(scope)
 
@@ -68,17 +68,16 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                given = message["headers"] = list(message.get("headers", ()))
+                given = [*message.get("headers", ()), *extra]
                 names = {name for name, _ in given}
-                given += extra
-                if _CACHE_CONTROL[0] not in names:
-                    given.append(_CACHE_CONTROL)
-                if _POLICY[0] not in names:
-                    given.append(_POLICY)
+                given += [default for default in _DEFAULTS if default[0] not in names]
+                message["headers"] = given
             await send(message)
 
         scope[SERVICES] = self._services
         try:
+            if "\0" in scope["path"]:
+                raise ServiceError("bad_request", "The path holds the character NUL.")
             if self._hosts and not self._is_trusted(scope):
                 raise ServiceError("bad_request", "This server is not called by that Host.")
             if self._origins and scope["method"] == "OPTIONS" and self._is_preflight(scope):

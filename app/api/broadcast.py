@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from app.api import reading
 from app.api.auth import tenant_of
-from app.api.models import Answer, Body, TenantId, Topic, UserId
+from app.api.models import Answer, Body, TenantId, Topic, UserId, one_of
 from app.api.operation import Call, answer
 from app.api.reading import idempotency_key, read_hashed
 from app.api.submission import Draft, submission, submitted
@@ -28,6 +28,8 @@ _TARGETS = ("user_id", "user_ids", "topic", "broadcast_to_tenant")
 
 class Broadcast(Draft):
     """A notification for one person, several, whoever follows a topic, or everybody of a tenant."""
+
+    model_config = ConfigDict(json_schema_extra=one_of(*_TARGETS))
 
     user_id: UserId | None = None
     user_ids: Annotated[list[UserId], Field(min_length=1, max_length=1000)] | None = None
@@ -83,12 +85,21 @@ class Publish(Body):
     """One ephemeral message, or up to 1,000 as `messages`."""
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": ["channel", "data"]}, {"required": ["messages"]}]}
+        json_schema_extra={
+            "oneOf": [
+                {"required": ["channel", "data"], "not": {"required": ["messages"]}},
+                {
+                    "required": ["messages"],
+                    "not": {"anyOf": [{"required": ["channel"]}, {"required": ["data"]}]},
+                },
+            ]
+        }
     )
 
-    channel: Topic | None = None
-    data: JsonValue = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] | None = None
+    # A factory keeps the default out of the schema, and null out of the member.
+    channel: Topic = Field(default_factory=str)
+    data: JsonValue = Field(default_factory=lambda: None)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=1000)] = Field(default_factory=list)
     tenant_id: TenantId | None = Field(
         default=None, description="Another tenant than the token's needs the scope tenants:all."
     )
@@ -106,9 +117,9 @@ class _Message(Struct, forbid_unknown_fields=True, gc=False):
 
 
 class _Publish(Struct, forbid_unknown_fields=True, gc=False):
-    channel: Annotated[str, Meta(pattern=TOPIC)] | None = None
+    channel: Annotated[str, Meta(pattern=TOPIC)] | UnsetType = UNSET
     data: Raw | UnsetType = UNSET
-    messages: Annotated[list[_Message], Meta(min_length=1, max_length=1000)] | None = None
+    messages: Annotated[list[_Message], Meta(min_length=1, max_length=1000)] | UnsetType = UNSET
     tenant_id: Annotated[str, Meta(pattern=TENANT)] | None = None
 
 
@@ -125,12 +136,12 @@ async def publish(call: Call) -> Response:
     request = _decoded(text)
     tenant_id = tenant_of(call.identity, request.tenant_id)
     publisher = call.services.publisher
-    if request.messages is None:
-        if request.channel is None or request.data is UNSET:
+    if request.messages is UNSET:
+        if request.channel is UNSET or request.data is UNSET:
             raise invalid("", "Give channel and data, or messages.")
         publisher.publish_message(tenant_id, request.channel, bytes(request.data))
         return answer(b'{"accepted":1}', 202)
-    if request.channel is not None or request.data is not UNSET:
+    if request.channel is not UNSET or request.data is not UNSET:
         raise invalid("", "Give either channel and data, or messages.")
     for message in request.messages:
         publisher.publish_message(tenant_id, message.channel, bytes(message.data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from msgspec import structs
 from pydantic import Field
 from starlette.responses import Response
 
@@ -26,7 +27,7 @@ class HealthAnswer(Answer):
     version: str
 
 
-class NodeStatus(Answer):
+class NodeAnswer(Answer):
     """One node, counted."""
 
     node: str
@@ -42,10 +43,10 @@ class WebSocketStatus(Answer):
 
     status: Literal["ok", "degraded"]
     connections: int | None = None
-    users: int | None = None
+    users: int | None = Field(default=None, description="One with connections to two nodes counts twice.")
     streams: int | None = None
     in_doubt: int | None = None
-    nodes: list[NodeStatus] | None = None
+    nodes: list[NodeAnswer] | None = None
 
 
 async def health(call: Call) -> Response:
@@ -64,20 +65,19 @@ async def livez(call: Call) -> Response:
 
 async def websocket_status(call: Call) -> Response:
     """Everybody learns whether live delivery works; with the scope admin also the figures of every node."""
-    hub = call.services.hub
-    here = hub.status()
-    status: Literal["ok", "degraded"] = "ok" if here.live else "degraded"
+    peers = call.services.peers
+    status: Literal["ok", "degraded"] = "ok" if peers.status().live else "degraded"
     if call.known is None or not call.known.has("admin"):
         return answer({"status": status})
-    nodes = [NodeStatus(**node._asdict()) for node in await hub.nodes()]
+    counted = [NodeAnswer(**structs.asdict(node)) for node in peers.nodes()]
     return answer(
         WebSocketStatus(
             status=status,
-            connections=sum(node.connections for node in nodes),
-            users=sum(node.users for node in nodes),
-            streams=sum(node.streams for node in nodes),
-            in_doubt=sum(node.in_doubt for node in nodes),
-            nodes=nodes,
+            connections=sum(node.connections for node in counted),
+            users=sum(node.users for node in counted),
+            streams=sum(node.streams for node in counted),
+            in_doubt=sum(node.in_doubt for node in counted),
+            nodes=counted,
         )
     )
 

@@ -20,12 +20,9 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._delivered = Counter(
-            "notifications_delivered",
-            "Notifications handed over, by the way they went and how that ended.",
-            ["channel", "status"],
-            registry=self.registry,
-        )
+        self._stored = 0
+        self._handed_over: Callable[[], float] = lambda: 0
+        self.registry.register(_Delivered(self))
         self._answers = Histogram(
             "http_request_duration_seconds",
             "From the first byte of a request to the end of its answer.",
@@ -51,12 +48,6 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
-        self.delivery_latency = Histogram(
-            "notification_delivery_latency_seconds",
-            "From a notification's commit to the frame in the hands of its connections.",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
         self._children: dict[tuple[str, str, int], Callable[[float], None]] = {}
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
@@ -67,8 +58,17 @@ class Metrics:
             observe = self._children[key] = self._answers.labels(route, method, str(status)).observe
         observe(seconds)
 
-    def delivered(self, channel: str, status: str, count: int = 1) -> None:
-        self._delivered.labels(channel, status).inc(count)
+    def stored(self, count: int = 1) -> None:
+        """So many notifications are in the inboxes they are for."""
+        self._stored += count
+
+    def read_handed_over(self, reading: Callable[[], float]) -> None:
+        """reading: how many frames connections have been handed, read at each scrape."""
+        self._handed_over = reading
+
+    def delivered(self) -> Mapping[tuple[str, str], float]:
+        """By channel and status (AIVO-24)."""
+        return {("in_app", "stored"): self._stored, ("websocket", "delivered"): self._handed_over()}
 
     def token_refused(self, reason: str) -> None:
         self._refused_tokens.labels(reason).inc()
@@ -84,6 +84,24 @@ class Metrics:
     def text(self) -> bytes:
         """The text format of Prometheus, version 0.0.4."""
         return generate_latest(self.registry)
+
+
+class _Delivered(Collector):
+    """`notifications_delivered_total`: what is counted in two places under one name."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Metric]:
+        [family] = self.describe()
+        for labels, value in self._metrics.delivered().items():
+            family.add_metric(labels, value)
+        yield family
+
+    def describe(self) -> list[CounterMetricFamily]:
+        """The name, so that registering does not read."""
+        text = "Notifications handed over, by the way they went and how that ended."
+        return [CounterMetricFamily("notifications_delivered", text, labels=["channel", "status"])]
 
 
 class _Readings(Collector):

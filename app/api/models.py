@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic import (
     StringConstraints,
     WithJsonSchema,
 )
+from pydantic.config import JsonDict
 
 from core.identity import is_user_id
 from core.streams import is_tenant_id, is_topic
@@ -49,6 +50,13 @@ def _moment(value: Any) -> Any:
     return value
 
 
+def _utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be within the years 1 to 9999") from None
+
+
 def _number(value: Any) -> Any:
     if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,18}", value):
         raise ValueError("must be a whole number")
@@ -79,17 +87,27 @@ def unique(values: list[Any]) -> list[Any]:
     return values
 
 
+def one_of(*names: str) -> JsonDict:
+    """The JSON Schema of a body that has exactly one of these members, and not as null."""
+    return {
+        "oneOf": [{"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in names]
+    }
+
+
 TOPIC_SCHEMA = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:/-]{0,126}$"}
 
-Moment: TypeAlias = Annotated[AwareDatetime, Strict(False), BeforeValidator(_moment)]
+Moment: TypeAlias = Annotated[AwareDatetime, Strict(False), BeforeValidator(_moment), AfterValidator(_utc)]
 
 #: A whole number in a query string: decimal digits and nothing else.
 Whole: TypeAlias = Annotated[int, BeforeValidator(_number)]
 
+#: Printable, as core.identity.is_user_id has it: neither controls nor separators but inner spaces.
+_PRINTABLE = r"^[^\p{C}\p{Z}]+( +[^\p{C}\p{Z}]+)*$"
+
 UserId: TypeAlias = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=255),
     AfterValidator(_user_id),
+    WithJsonSchema({"type": "string", "maxLength": 255, "pattern": _PRINTABLE}),
 ]
 
 Topic: TypeAlias = Annotated[str, AfterValidator(_topic), WithJsonSchema(TOPIC_SCHEMA)]

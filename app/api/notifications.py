@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from msgspec import structs
+from pydantic import BeforeValidator, ConfigDict, Field, RootModel, model_validator
+from pydantic.config import JsonDict, JsonValue
 from starlette.responses import Response
 
 from app.api.auth import InsufficientScope
-from app.api.models import Body, Topic, UserId
-from app.api.operation import Call
-from app.api.reading import idempotency_key, read_hashed
-from app.api.submission import Draft, submission, submitted
+from app.api.inbox import Listed
+from app.api.models import Body, Content, Moment, OwnKey, PriorityName, Topic, UserId, one_of
+from app.api.operation import Call, answer, nothing
+from app.api.problems import refused
+from app.api.reading import idempotency_key, read, read_hashed
+from app.api.submission import (
+    ActionUrl,
+    Draft,
+    Message,
+    Metadata,
+    Title,
+    meaning_faults,
+    submission,
+    submitted,
+)
 from core.errors import ServiceError
 from core.identity import Identity
 from delivery import draft as delivery
 from delivery.draft import Everyone, Users
+from delivery.store import Record
 
 _TARGETS = ("user_id", "recipients", "topic", "broadcast_to_tenant")
 
@@ -31,8 +46,18 @@ def _named_user(value: Any) -> Any:
     return {"user_id": value} if isinstance(value, str) else value
 
 
+def _at_most_one(schema: JsonDict) -> None:
+    """Of the members that name an audience."""
+    none: JsonValue = {"not": {"anyOf": [{"required": [name]} for name in _TARGETS]}}
+    arms = one_of(*_TARGETS)["oneOf"]
+    assert isinstance(arms, list), "what one_of makes"
+    schema["oneOf"] = [*arms, none]
+
+
 class NewNotification(Draft):
     """A notification. A person sends to themselves; a service says to whom."""
+
+    model_config = ConfigDict(json_schema_extra=_at_most_one)
 
     user_id: UserId | None = None
     recipients: (
@@ -46,6 +71,45 @@ class NewNotification(Draft):
     ) = None
     topic: Topic | None = None
     broadcast_to_tenant: bool = False
+
+
+class Produced(Content):
+    """A notification as its producer sees it."""
+
+    status: Literal["scheduled", "published", "cancelled", "recalled"]
+    audience: Literal["user", "users", "topic", "tenant"]
+    user_ids: list[str] = Field(description="Of audience user and users.")
+    topic: str | None
+    scheduled_for: datetime | None
+    published_at: datetime | None
+
+
+class Found(RootModel[Listed | Produced]):
+    """As its reader sees it; as its producer does, where the caller has not received it."""
+
+
+class Update(Body):
+    """What is said anew; what is not named stays."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
+
+    # No member but these may be null; the factories only keep a default out of the schema.
+    title: Title = Field(default_factory=str)
+    message: Message = Field(default_factory=str)
+    priority: PriorityName = Field(default_factory=lambda: "normal")
+    metadata: Metadata = Field(default_factory=dict)
+    action_url: ActionUrl | None = None
+    group_key: OwnKey | None = None
+    expires_at: Moment | None = None
+    scheduled_for: Moment = Field(
+        default_factory=lambda: datetime.max.replace(tzinfo=UTC), description="While it is scheduled."
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Update:
+        if not self.model_fields_set:
+            raise ValueError("Name at least one member.")
+        return self
 
 
 async def create(call: Call) -> Response:
@@ -96,3 +160,63 @@ def _named(draft: NewNotification) -> delivery.Audience | None:
     if draft.topic is not None:
         return delivery.Topic(draft.topic)
     return Everyone() if draft.broadcast_to_tenant else None
+
+
+async def find(call: Call) -> Response:
+    """
+    A notification of the caller's inbox, archived and snoozed too; or one that they submitted, or with the
+    scope notifications:write any of the tenant's.
+    """
+    services, identity = call.services, call.identity
+    if identity.kind == "user":
+        try:
+            return answer(await services.inbox.get(identity, call.id_in_path()))
+        except ServiceError as error:
+            if error.code != "not_found":
+                raise
+    return answer(produced(await services.notifications.get(identity, call.id_in_path())))
+
+
+async def update(call: Call) -> Response:
+    """Say something else from now on; whoever received it is told. For its sender and for services of the tenant."""
+    wanted = await read(call, Update)
+    changes = {name: getattr(wanted, name) for name in wanted.model_fields_set}
+    now, settings = call.services.clock.now(), call.services.settings
+    faults = list(meaning_faults(now, settings.action_hosts, **_judged(wanted)))
+    if faults:
+        raise refused(faults)
+    record = await call.services.notifications.update(call.identity, call.id_in_path(), changes)
+    return answer(produced(record))
+
+
+def _judged(wanted: Update) -> dict[str, Any]:
+    """The members whose meaning depends on the time and the settings."""
+    names = wanted.model_fields_set & {"action_url", "expires_at", "scheduled_for"}
+    return {name: getattr(wanted, name) for name in names}
+
+
+async def recall(call: Call) -> Response:
+    """Take it back from everybody; twice is once. For its sender and for services of the tenant."""
+    await call.services.notifications.recall(call.identity, call.id_in_path())
+    return nothing()
+
+
+async def cancel(call: Call) -> Response:
+    """See to it that a scheduled notification is never sent; twice is once."""
+    return answer(produced(await call.services.notifications.cancel(call.identity, call.id_in_path())))
+
+
+def produced(record: Record) -> dict[str, Any]:
+    audience = record.audience
+    user_ids = audience.user_ids if isinstance(audience, Users) else ()
+    topic = audience.name if isinstance(audience, delivery.Topic) else None
+    kind = "topic" if topic else {0: "tenant", 1: "user"}.get(len(user_ids), "users")
+    return {
+        **structs.asdict(record.content),
+        "status": record.status,
+        "audience": kind,
+        "user_ids": user_ids,
+        "topic": topic,
+        "scheduled_for": record.scheduled_for,
+        "published_at": record.published_at,
+    }

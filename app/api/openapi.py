@@ -186,6 +186,8 @@ def _responses(operation: Operation) -> Iterator[tuple[str, Schema]]:
         elif body is not None:
             schema = {"$ref": _COMPONENT.format(model=body.__name__)}
             response["content"] = {"application/json": {"schema": schema}}
+        if operation.also is not None:
+            response["content"][operation.also] = {"schema": {"type": "string"}}
         yield str(status), response
     by_status: dict[int, list[str]] = {}
     for code in problems_of(operation):

@@ -27,6 +27,8 @@ ROUTE = "carillon.route"
 #: Where the caller is kept, once known.
 IDENTITY = "carillon.identity"
 
+EVENT_STREAM = "text/event-stream"
+
 #: Any caller with a valid token or API key; a handler says what they may do to whom.
 ANYONE: tuple[str, ...] = ()
 
@@ -70,7 +72,8 @@ class Operation:
     One method of one path.
 
     scopes: what the caller's token must hold, all of it; ANYONE or PUBLIC.
-    answers: the successful statuses and their bodies; None has no body.
+    answers: the successful statuses and their bodies: a model, a media type, or None without a body.
+    also: another media type in which the answer exists.
     problems: codes of core.errors besides those that follow from the rest.
     headers: request headers by name with their JSON Schema.
     optional_token: a public operation that says more to some; a token that is presented must be right.
@@ -86,6 +89,7 @@ class Operation:
     query: type[BaseModel] | None = None
     headers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     answers: Mapping[int, type[BaseModel] | str | None] = field(default_factory=lambda: {200: None})
+    also: str | None = None
     problems: Sequence[str] = ()
     examples: Mapping[str, Any] = field(default_factory=dict)
     optional_token: bool = False
@@ -97,8 +101,9 @@ class Resource:
 
     def __init__(self, operations: Sequence[Operation]) -> None:
         self._operations = {operation.method: operation for operation in operations}
-        if "GET" in self._operations:
-            self._operations["HEAD"] = self._operations["GET"]
+        got = self._operations.get("GET")
+        if got is not None and got.also != EVENT_STREAM:  # of which there is no head without an end
+            self._operations["HEAD"] = got
         self._allow = ", ".join(sorted({*self._operations, "OPTIONS"}))
         self._path = operations[0].path
 
@@ -112,7 +117,10 @@ class Resource:
             raise HTTPException(405, headers={"Allow": self._allow})
         call = Call(scope, receive)
         if operation.scopes is not None or (operation.optional_token and credential(call) is not None):
-            scope[IDENTITY] = await authorise(call, call.services.authenticate, operation.scopes or ANYONE)
+            services = call.services
+            scope[IDENTITY] = await authorise(
+                call, services.authenticate, operation.scopes or ANYONE, services.metrics.token_refused
+            )
         response = await operation.handler(call)
         await response(scope, receive, send)
 

@@ -113,5 +113,5 @@ def refused(faults: Sequence[Fault]) -> ServiceError:
 
 def _path(prefix: str, location: tuple[int | str, ...]) -> str:
     # Names of a caller's own invention stand in it; a long one is cut.
-    parts = [str(part)[:64] for part in location]
+    parts = [str(part)[:64] for part in location if part != "[key]"]  # pydantic's word for a name itself
     return ".".join([prefix, *parts] if prefix else parts)

@@ -64,7 +64,7 @@ def parse(text: bytes, model: type[AnyModel]) -> AnyModel:
     """JSON text as a model. Raises what read() raises."""
     check_form(text)
     try:
-        return model.model_validate_json(text, strict=True)
+        return model.model_validate_json(text)
     except ValidationError as error:
         raise faulty(error) from None
 
@@ -138,11 +138,12 @@ def query(request: Request, model: type[AnyModel]) -> AnyModel:
 
 def _lists(model: type[BaseModel]) -> frozenset[str]:
     """The parameters that may stand several times."""
-    return frozenset(
-        name
-        for name, field in model.model_fields.items()
-        if any(get_origin(arm) is list for arm in (field.annotation, *get_args(field.annotation)))
-    )
+    return frozenset(name for name, field in model.model_fields.items() if _is_list(field.annotation))
+
+
+def _is_list(annotation: Any) -> bool:
+    """Whether it is a list, or may be one."""
+    return get_origin(annotation) is list or any(map(_is_list, get_args(annotation)))
 
 
 def idempotency_key(request: Request) -> str | None:

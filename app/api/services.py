@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 from app.api.auth import Authenticate
 from app.api.checks import Health
 from app.api.metrics import Metrics
 from core.clock import Clock
+from core.revocation import Revocation
+from delivery.api_keys_store import ApiKeys
+from delivery.inbox import PostgresInbox
 from delivery.ingest import Ingest
+from delivery.revocations_store import RevocationStore
+from delivery.store import Notifications
+from delivery.tickets_store import Tickets
+from hub.node import Node
+from hub.peers import Peers
+from hub.presence import Presence
 from hub.publisher import Publisher
 
 
@@ -25,41 +33,6 @@ class ApiSettings:
     version: str = "0"
 
 
-class HubStatus(NamedTuple):
-    """One node, counted."""
-
-    node: str
-    connections: int
-    users: int
-    streams: int
-    in_doubt: int  # streams that are being compared with the store
-    live: bool  # publications of other nodes arrive at once
-
-
-class Hub(Protocol):
-    """What the status pages ask."""
-
-    def status(self) -> HubStatus:
-        """This node."""
-        ...
-
-    async def nodes(self) -> Sequence[HubStatus]:
-        """Every node that holds a lease, this one included."""
-        ...
-
-
-class Presence(Protocol):
-    """Who is there now."""
-
-    async def users(self, tenant_id: str, user_ids: Sequence[str]) -> Mapping[str, bool]:
-        """Of each, whether a connection of theirs is open. Raises ServiceError (unavailable)."""
-        ...
-
-    async def channel(self, tenant_id: str, channel: str) -> int:
-        """How many people listen to a channel now. Raises ServiceError (unavailable)."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """Everything there is to call."""
@@ -68,8 +41,15 @@ class Services:
     clock: Clock
     authenticate: Authenticate
     ingest: Ingest
+    notifications: Notifications
+    inbox: PostgresInbox
+    tickets: Tickets
+    api_keys: ApiKeys
+    revocations: RevocationStore
+    announce: Callable[[Revocation], None]  # a revocation that is stored: this node and the others act on it
     publisher: Publisher
-    hub: Hub
+    node: Node
+    peers: Peers
     presence: Presence
     health: Health
     metrics: Metrics

@@ -88,7 +88,15 @@ class Submitted(RootModel[Content | Recipients]):
 
 def submission(draft: Draft, tenant_id: str, audience: Audience, call: Call) -> Submission:
     """Raises ServiceError (invalid) with every fault in the meaning of the draft."""
-    faults = list(_faults(draft, call.services.clock.now(), call.services.settings.action_hosts))
+    faults = list(
+        meaning_faults(
+            call.services.clock.now(),
+            call.services.settings.action_hosts,
+            action_url=draft.action_url,
+            expires_at=draft.expires_at,
+            scheduled_for=draft.scheduled_for,
+        )
+    )
     try:
         made = Submission(
             tenant_id=tenant_id,
@@ -112,20 +120,24 @@ def submission(draft: Draft, tenant_id: str, audience: Audience, call: Call) -> 
     return made
 
 
-def _faults(draft: Draft, now: datetime, action_hosts: Set[str]) -> Iterator[Fault]:
-    if draft.action_url is not None:
-        yield from link_faults(draft.action_url, action_hosts)
-    if draft.expires_at is not None and draft.expires_at <= now:
+def meaning_faults(
+    now: datetime,
+    action_hosts: Set[str],
+    *,
+    action_url: str | None = None,
+    expires_at: datetime | None = None,
+    scheduled_for: datetime | None = None,
+) -> Iterator[Fault]:
+    """What is well formed and cannot be meant."""
+    if action_url is not None:
+        try:
+            validate_action_url(action_url, action_hosts)
+        except ValueError as error:  # a sentence of core.links that quotes nothing
+            yield Fault("action_url", f"must be a link that {error}")
+    if expires_at is not None and expires_at <= now:
         yield Fault("expires_at", "must be in the future")
-    if draft.scheduled_for is not None and draft.scheduled_for > now + FARTHEST:
+    if scheduled_for is not None and scheduled_for > now + FARTHEST:
         yield Fault("scheduled_for", "must be within a year")
-
-
-def link_faults(url: str, action_hosts: Set[str]) -> Iterator[Fault]:
-    try:
-        validate_action_url(url, action_hosts)
-    except ValueError as error:  # a sentence of core.links that quotes nothing
-        yield Fault("action_url", f"must be a link that {error}")
 
 
 class _Made(msgspec.Struct):
@@ -141,7 +153,7 @@ def submitted(accepted: Accepted, call: Call) -> Response:
     if accepted.replayed:
         headers["Idempotent-Replayed"] = "true"
     else:
-        call.services.metrics.delivered("in_app", "stored", len(accepted.notification_ids))
+        call.services.metrics.stored(len(accepted.notification_ids))
     if (made := _made.decode(accepted.body)).id is not None:
         headers["Location"] = f"/api/v1/notifications/{made.id}"
     return answer(accepted.body, accepted.status, headers)

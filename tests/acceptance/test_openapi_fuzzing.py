@@ -1,0 +1,54 @@
+"""Schemathesis holds the running service to its own description, with every check that it has."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.api import admin, listening, serving
+
+#: Where what is well formed may still not be meant: a moment that is past, a cursor that is nobody's, a link to a
+#: site that is not ours, two audiences; and a name that is printable by rules that the generator only knows in part.
+MEANING = [
+    "/api/v1/notifications",
+    "/api/v1/notifications/bulk",
+    "/api/v1/notifications/{notification_id}",
+    "/api/v1/notifications/{notification_id}/snooze",
+    "/api/v1/api-keys",
+    "/api/v1/presence",
+    "/api/v1/tokens/revoke",
+    "/internal/broadcast",
+]
+
+CONFIG = """
+[[operations]]
+include-path = {paths}
+checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422"]
+"""
+
+
+@pytest.mark.slow
+async def test_the_service_does_what_its_description_says(database: str, tmp_path: Path) -> None:
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(CONFIG.format(paths=MEANING))
+    async with serving(database) as edge:
+        # Revocations are stored and not acted on: the tool would lock itself out.
+        async with listening(edge.with_services(announce=lambda _: None)) as address:
+            tool = await asyncio.create_subprocess_exec(
+                str(Path(sys.executable).with_name("schemathesis")),
+                *("--config-file", str(config), "--no-color", "run", f"{address}/openapi.json"),
+                *("--header", f"Authorization: Bearer {admin()}"),
+                *("--exclude-path", "/api/v1/events"),  # a stream has no end
+                *("--checks", "all", "--max-examples", "12", "--seed", "1", "--continue-on-failure"),
+                cwd=tmp_path,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+            )
+            async with asyncio.timeout(300):
+                told, _ = await tool.communicate()
+
+    assert tool.returncode == 0, told.decode()
+    assert b"Selected: 36/37" in told
