@@ -123,9 +123,16 @@ class InboxState {
 
   #keep(item) {
     this.items.set(item.id, { ...UNTOUCHED, ...item });
-    for (const kept of [this.items, this.arrived, this.touched]) {
-      if (kept.size > KEPT) kept.delete(kept.keys().next().value);
+  }
+
+  /** Nobody pages through what arrives unattended: of that the newest are kept. */
+  #trim() {
+    if (this.items.size > KEPT) {
+      const [oldest] = [...this.items.values()].sort((a, b) => (a.created_at < b.created_at ? -1 : 1));
+      this.items.delete(oldest.id);
     }
+    for (const ids of [this.arrived, this.touched]) if (ids.size > 2 * KEPT) ids.delete(ids.keys().next().value);
+    if (this.early.length > KEPT) this.early.shift();
   }
 
   /** One entry of a stream of the inbox. False when the count can not be told from what we hold. */
@@ -144,7 +151,7 @@ class InboxState {
       else if (item) this.#drop(item, counts); // recalled
     }
     if (type === "read_all" || !items.every(Boolean)) this.early.push({ ids, change, positions: entry.positions });
-    if (this.early.length > KEPT) this.early.shift();
+    this.#trim();
     const exact = items.every(Boolean) && type !== "read_all" && before < MANY;
     return exact || !counts || ["updated", "seen"].includes(type);
   }
@@ -159,6 +166,7 @@ class InboxState {
     if (!known && early.some((one) => !one.change)) return true; // recalled before it came
     const merged = Object.assign({}, item, ...early.map((one) => one.change), known);
     this.#keep(merged);
+    this.#trim();
     if (!again && counts) this.count += isUnread(merged);
     return true;
   }

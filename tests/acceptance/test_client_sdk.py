@@ -487,6 +487,8 @@ async def test_a_command_over_the_rate_limit_is_sent_again_when_allowed(stage):
 
     await scene.run("done")
     assert scene.server.items[one]["read"]
+    assert len(scene.server.peers[0].said("mark_read")) == 2
+    assert scene.server.rest == []
 
 
 async def test_commands_go_by_rest_while_the_socket_is_down(stage):
@@ -572,6 +574,20 @@ async def test_the_list_joins_what_is_known(stage):
 
     assert listed == ["n2", "n1"]
     assert await scene.run("[hub.inbox.items.length, hub.inbox.unread]") == [2, 2]
+
+
+async def test_what_arrives_unattended_does_not_fill_the_memory_and_the_newest_stay(stage):
+    server = SdkServer()
+    scene = await stage.open(server)
+    for _ in range(1_010):
+        await server.notify()
+    await scene.see("shown().length === 1010")
+
+    assert await scene.run("[hub.inbox.items.length, hub.inbox.items[0].title, hub.inbox.unread]") == [
+        1_000,
+        "n1010",
+        1_010,
+    ]
 
 
 async def test_what_expires_goes_and_what_was_put_off_comes_back_whatever_this_machines_clock_says(stage):
