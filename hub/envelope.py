@@ -32,6 +32,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, kw_only=True, gc=Fa
     payload: bytes  # the JSON text of the frame, as clients get it
     epoch: str = ""
     seq: int = 0
+    committed: float = 0.0  # epoch seconds by the sender's clock, soon after the commit
     event_kind: str = ""
     notification_type: str | None = None
     rank: int = 0

@@ -83,8 +83,12 @@ class Hub:
         clock: Clock,
         settings: HubSettings | None = None,
         on_control: Callable[[Envelope], None] | None = None,
+        on_latency: Callable[[float], None] | None = None,
     ) -> None:
-        """node: this process's id, unique in the cluster. on_control: what other nodes say to this one."""
+        """
+        node: this process's id, unique in the cluster. on_control: what other nodes say to this one.
+        on_latency: seconds from the commit of an entry to its frames in the hands of the transports.
+        """
         self.node = node
         self.settings = settings or HubSettings()
         self.stats = HubStats()
@@ -94,6 +98,8 @@ class Hub:
         self._seal = seal
         self._clock = clock
         self._on_control = on_control
+        self._on_latency = on_latency
+        self._commits: list[float] = []  # of what waits for the flush
         self._streams: dict[StreamKey, LiveStream] = {}
         self._opening: dict[LiveStream, asyncio.Future[None]] = {}
         self._repairs: dict[LiveStream, asyncio.Task[None]] = {}
@@ -145,9 +151,10 @@ class Hub:
     # -- publishing
 
     def publish(self, entries: Sequence[Entry]) -> None:
+        now = self._clock.now().timestamp()
         for entry in entries:
             self.stats.published += 1
-            self._take(entry)
+            self._take(entry, now)
             envelope = Envelope(
                 origin=self.node,
                 kind="entry",
@@ -156,6 +163,7 @@ class Hub:
                 payload=entry.payload,
                 epoch=self.epoch,
                 seq=entry.seq,
+                committed=now,
                 event_kind=entry.kind,
                 notification_type=entry.notification_type,
                 rank=entry.rank,
@@ -218,7 +226,8 @@ class Hub:
                     envelope.payload,
                     envelope.notification_type,
                     envelope.rank,
-                )
+                ),
+                envelope.committed,
             )
 
     def on_lost(self, reason: str) -> None:
@@ -238,11 +247,12 @@ class Hub:
 
     # -- from a publication to the sockets
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: Entry, committed: float) -> None:
         stream = self._streams.get(entry.key)
         if stream is None:
             return
         if stream.offer(entry):
+            self._commits.append(committed)
             self._touch(stream)
         elif stream.has_gap and stream not in self._repairs:
             self._loop.call_later(self.settings.gap_patience.total_seconds(), self._mind_gap, stream)
@@ -296,6 +306,12 @@ class Hub:
             self._hand_over(*batches[0])
         elif batches:
             self._hand_over_merged(batches)
+        if self._commits:
+            commits, self._commits = self._commits, []
+            if self._on_latency is not None:
+                now = self._clock.now().timestamp()
+                for committed in commits:
+                    self._on_latency(max(now - committed, 0.0))
 
     def _hand_over(self, batch: Batch, members: dict[Member, None]) -> None:
         data = batch.frames()
@@ -340,13 +356,19 @@ class Hub:
     # -- joining and leaving
 
     async def join(
-        self, member: Member, key: StreamKey, since: int | None = None, wanted: Filter = EVERYTHING
+        self,
+        member: Member,
+        key: StreamKey,
+        since: int | None = None,
+        wanted: Filter = EVERYTHING,
+        moves: list[Entry] | None = None,
     ) -> int | Lost:
         """
         Make a connection a member of a stream, handing it everything after `since` first.
 
         since: the position it has everything up to; None: from now on. Returns the position at which it
-        entered, or Lost when continuity cannot be given; then it is no member.
+        entered, or Lost when continuity cannot be given; then it is no member. moves: gathers what is handed
+        over here and changes which streams the person listens to; the member hears of later ones.
 
         Raises ServiceError (unavailable) when the store is needed and away, TooManyFilters,
         ConnectionError when the connection cannot take what it is owed.
@@ -356,13 +378,13 @@ class Hub:
             stream = self._streams[key] = LiveStream(key, max_filters=self.settings.max_filters)
         stream.reserved += 1
         try:
-            return await self._join(stream, member, since, wanted)
+            return await self._join(stream, member, since, wanted, [] if moves is None else moves)
         finally:
             stream.reserved -= 1
             self._drop_if_idle(stream)
 
     async def _join(
-        self, stream: LiveStream, member: Member, since: int | None, wanted: Filter
+        self, stream: LiveStream, member: Member, since: int | None, wanted: Filter, moves: list[Entry]
     ) -> int | Lost:
         if not stream.is_open:
             await self._open(stream)
@@ -377,12 +399,14 @@ class Hub:
             if rest is not None:
                 stream.enter(member, wanted)
                 self._deliver(member, rest, wanted)
+                moves += [entry for entry in rest if entry.kind in _MEMBERSHIP]
                 return stream.flushed
             page = await self._read(stream.key, after)
             if page.broken or not page.entries:
                 break
             self._fill(stream, page.entries)
             self._deliver(member, page.entries, wanted)
+            moves += [entry for entry in page.entries if entry.kind in _MEMBERSHIP]
             after = page.entries[-1].seq
             await member.drained()
         return Lost()

@@ -30,7 +30,7 @@ from hub.broker import BrokerStats
 from hub.envelope import Envelope, Seal
 from hub.history import Entry, Heads, Page
 from hub.hub import Hub, HubSettings, Lost
-from hub.stream import EVERYTHING, Filter, LiveStream, Member
+from hub.stream import EVERYTHING, LiveStream, Member
 
 KEY = StreamKey("default", "user:anna")
 CHANNEL = "s:default:user:anna"
@@ -151,7 +151,10 @@ class Reader:
     def deliver(self, payloads: Sequence[bytes]) -> None:
         for payload in payloads:
             frame = json.loads(payload)
-            assert frame["seq"] == self.position + 1, f"{frame['seq']} came after {self.position}"
+            if (
+                frame["seq"] != self.position + 1
+            ):  # noted, since callbacks of the loop swallow what they raise
+                self.world.violations.append(f"{frame['seq']} came after {self.position}")
             self.seen.append(Committed(frame["seq"], frame["text"]))
 
     def on_membership(self, kind: str, payload: bytes) -> None:
@@ -183,6 +186,7 @@ class World(RuleBasedStateMachine):
         self.readers: list[Reader] = []
         self.gone: list[tuple[int, list[Committed]]] = []
         self.joins: set[asyncio.Task[None]] = set()
+        self.violations: list[str] = []
 
     @initialize(rows=st.integers(0, 8))
     def begin(self, rows: int) -> None:
@@ -313,8 +317,8 @@ class World(RuleBasedStateMachine):
         self.turns(turns)
 
     @invariant()
-    def the_loop_is_well(self) -> None:
-        self.turns(0)
+    def nobody_saw_a_hole_a_repetition_or_disorder(self) -> None:
+        assert not self.violations
 
     @rule()
     def everything_settles(self) -> None:
@@ -328,6 +332,7 @@ class World(RuleBasedStateMachine):
             if self.audits:
                 self.run(self.hub.audit())
             self.turns(100)
+        assert not self.violations
         assert not self.joins, "somebody is still on the way in"
         for reader in self.readers:
             if reader.lost:
@@ -367,7 +372,7 @@ class HistoryThenSubscribe(Hub):
 class ForwardsEverything(Hub):
     """Hands over whatever comes, as most hubs do."""
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: Entry, committed: float) -> None:
         stream = self._streams.get(entry.key)
         if stream is not None:
             for member in stream.members():
@@ -384,9 +389,7 @@ class NeverAsks(Hub):
 class EntersBesideTheRing(Hub):
     """Enters after reading, without the rest that came meanwhile."""
 
-    async def _join(
-        self, stream: LiveStream, member: Member, since: int | None, wanted: Filter
-    ) -> int | Lost:
+    async def _join(self, stream: LiveStream, member: Member, since: int | None, *_: Any) -> int | Lost:
         if not stream.is_open:
             await self._open(stream)
         page = await self._read(stream.key, since or 0)
