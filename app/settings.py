@@ -34,6 +34,7 @@ from hub.limits import LimitSettings, Rate
 from hub.node import NodeSettings
 from hub.presence import PresenceSettings
 from hub.session import SessionSettings
+from hub.target_redis import target
 from hub.transport import WireSettings
 
 S = TypeVar("S")
@@ -81,7 +82,7 @@ class SecretSettings:
     jwt_algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"  # of JWT_SECRET_KEY
     redis_url: str | None = field(
         default=None, repr=False
-    )  # redis://, rediss:// (TLS), redis+sentinel://, redis+cluster://
+    )  # redis://, rediss:// (TLS), redis+sentinel://, unix://; several hosts: the seeds of a cluster
     database_url: str | None = field(default=None, repr=False)  # postgresql://; None: the embedded PostgreSQL
     jwks_url: str | None = None  # public keys of an issuer: RS256, ES256, EdDSA
 
@@ -180,6 +181,7 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
     process = _fill(ProcessSettings, given)
     secrets = _fill(SecretSettings, given)
     _check(process, secrets)
+    _check_redis(secrets.redis_url)
     node = _fill(NodeSettings, given)
     limits = _fill(LimitSettings, given)
     return Settings(
@@ -240,6 +242,13 @@ def _check(process: ProcessSettings, secrets: SecretSettings) -> None:
         )
     if process.failpoints:
         raise BadSetting("HUB_FAILPOINTS", "is for test builds, not for production")
+
+
+def _check_redis(url: str | None) -> None:
+    try:
+        target(url or "redis://")
+    except ValueError as error:  # one of its own sentences: the address may hold a password
+        raise BadSetting("REDIS_URL", str(error)) from None
 
 
 def _fill(struct: type[S], given: Mapping[str, str], **known: Any) -> S:

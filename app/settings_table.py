@@ -70,8 +70,13 @@ def _rows(section: Section) -> Iterator[str]:
     comments = _comments(section.struct)
     for one in dataclasses.fields(section.struct):
         if one.name not in section.fixed:
-            meaning = comments.get(one.name, "").replace("|", "\\|")
-            yield f"| `{variable(section, one.name)}` | {_default(one)} | {meaning[:1].upper()}{meaning[1:]} |"
+            meaning = _sentence(comments.get(one.name, "")).replace("|", "\\|")
+            yield f"| `{variable(section, one.name)}` | {_default(one)} | {meaning} |"
+
+
+def _sentence(comment: str) -> str:
+    """A comment as a sentence begins, unless it begins with an address or a value."""
+    return comment if re.match(r"\w+\+?\w*://", comment) else comment[:1].upper() + comment[1:]
 
 
 def _comments(struct: type[Any]) -> Mapping[str, str]:
@@ -79,6 +84,8 @@ def _comments(struct: type[Any]) -> Mapping[str, str]:
     comments: dict[str, str] = {}
     current = ""
     for line in inspect.getsource(struct).splitlines():
+        if line.startswith("    def "):  # its fields stand before a struct's methods
+            break
         field = _FIELD.match(line)
         if field:
             current = field[1]
@@ -102,14 +109,18 @@ def _written(value: Any) -> str:
         case bool():
             return "on" if value else "off"
         case timedelta():
-            return f"{value.total_seconds():g}"
+            return _number(value.total_seconds())
         case Rate():
-            return f"{value.per_second:g}/{value.burst:g}"
+            return f"{_number(value.per_second)}/{_number(value.burst)}"
         case frozenset() | tuple() | set():
             return ",".join(sorted(value)) or "(none)"
         case Path():
             return str(value)
     return str(value)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
 
 
 if __name__ == "__main__":
