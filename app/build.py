@@ -90,6 +90,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     history = PostgresHistory(database, synchronous_failover=settings.hub.synchronous_failover)
     broker, presence = _fan_out(settings, clock)
 
+    metrics = Metrics()
     peers: Peers
     feed: RevocationFeed
 
@@ -105,6 +106,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         clock=clock,
         settings=settings.hub,
         on_control=on_control,
+        on_latency=metrics.delivery_latency.observe,
     )
     inbox = PostgresInbox(database, hub)
     verifier = Verifier(_own_keys(settings), settings.tokens, Revocations())
@@ -116,7 +118,6 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         tickets=tickets,
         clock=clock,
     )
-    metrics = Metrics()
     past = ConnectionLog(database, clock, settings.connections)
     await past.start()
     stack.push_async_callback(past.close)

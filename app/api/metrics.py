@@ -48,6 +48,12 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
+        self.delivery_latency = Histogram(
+            "notification_delivery_latency_seconds",
+            "From a notification's commit, on whatever node, to its frames in the hands of this node's transports.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self._children: dict[tuple[str, str, int], Callable[[float], None]] = {}
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
