@@ -24,6 +24,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from app.console import without_comments
+from app.server import Server
 
 CLIENT = Path(__file__).parents[2] / "static" / "client.js"
 STATES = {
@@ -120,7 +121,7 @@ class SdkServer:
     def drop(self) -> None:
         """Cut every TCP connection, as a lost network does: the browser sees 1006."""
         for protocol in list(self._uvicorn.server_state.connections):
-            protocol.transport.abort()  # type: ignore[union-attr]  # every uvicorn protocol has a transport
+            protocol.transport.abort()
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(15), self._moved:
@@ -385,8 +386,7 @@ class SdkServer:
             ws="websockets-sansio",
             lifespan="off",
         )
-        server = self._uvicorn = uvicorn.Server(settings)
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]  # the test runner keeps its own
+        server = self._uvicorn = Server(settings)
         serving = asyncio.create_task(server.serve())
         while not server.started:
             await asyncio.sleep(0.01)

@@ -182,7 +182,7 @@ async def test_what_came_while_the_page_was_away_is_there_when_it_is_back(hub, w
     page = await opened(window, hub, "fay")
     await page.get_by_role("button", name="Send it from here").click()
     await expect(page.locator(".item")).to_have_count(1)
-    command = await page.locator("#command").text_content()
+    command = str(await page.locator("#command").text_content())
     await page.goto("about:blank")
     await shell(command)
 
