@@ -9,7 +9,7 @@ their order has everything up to the positions it was told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from core.notification import RANKS
 from core.streams import StreamKey, is_topic, store_name, topic_stream, wire_name
 from hub import protocol
 from hub.channels import Channels
+from hub.history import Entry
 from hub.hub import Hub, Lost
 from hub.inbox import Inbox
 from hub.positions import Vector
@@ -105,9 +106,11 @@ class Session:
         membership = await self._inbox.membership(self.identity)
         self._followed = set(membership.positions)
         positions = dict(membership.positions)
+        named: Mapping[StreamKey, int] = positions
         known = resume is not None and resume.epoch == self._hub.epoch
         if resume is not None and known:
-            positions.update(self._own(resume.positions))
+            named = self._own(resume.positions)
+            positions.update(named)
         self._send(
             protocol.welcome(
                 connection_id=connection_id,
@@ -119,7 +122,7 @@ class Session:
                 heartbeat_ms=self._settings.heartbeat_ms,
             )
         )
-        if (resume is not None and not known) or not await self._join(positions):
+        if (resume is not None and not known) or not await self._join(positions, named):
             await self.resync()
         elif resume is not None:
             self._send(protocol.reply("resumed", None, positions=self.positions(), recovered=True))
@@ -201,9 +204,7 @@ class Session:
         event = _topic_event.decode(payload)
         key = self._topic(event.topic)
         if kind in ("unfollowed", "muted"):
-            self._followed.discard(key)
-            if event.topic not in self._channels:
-                self._leave(key)
+            self._forget(event.topic)
             return
         if key in self._followed and key in self._listening:
             return
@@ -250,23 +251,60 @@ class Session:
         """Where the client stands in each stream, by wire names."""
         return _wire({key: self._hub.position(key) for key in self._listening})
 
-    async def _join(self, positions: Mapping[StreamKey, int]) -> bool:
-        """Enter streams at positions. False: continuity is lost somewhere, nothing is promised."""
-        outcomes = await asyncio.gather(*(self._enter_stream(key, since) for key, since in positions.items()))
-        return None not in outcomes
+    async def _join(
+        self, positions: Mapping[StreamKey, int], named: Collection[StreamKey] | None = None
+    ) -> bool:
+        """
+        Enter streams at positions. named: those whose position the client knew itself; None: all of them.
+        False: continuity is lost somewhere, nothing is promised.
+        """
+        moves: list[Entry] = []
+        outcomes = await asyncio.gather(
+            *(self._enter_stream(key, since, moves=moves) for key, since in positions.items())
+        )
+        if None in outcomes:
+            return False
+        return not moves or await self._catch_up_with(moves, positions if named is None else named)
+
+    async def _catch_up_with(self, moves: Sequence[Entry], named: Collection[StreamKey]) -> bool:
+        """
+        Listen as the person does after the moves that were just handed over. A topic that they came to
+        follow while the client was away is the client's from its `joined_seq` on, not from now on.
+        """
+        events = [(entry.kind, _topic_event.decode(entry.payload)) for entry in moves]
+        begun: dict[StreamKey, int] = {}
+        for kind, event in {event.topic: (kind, event) for kind, event in events}.values():
+            key = self._topic(event.topic)
+            if kind in ("unfollowed", "muted"):
+                self._forget(event.topic)
+            elif key not in self._followed or key not in named:
+                self._followed.add(key)
+                self._leave(key)
+                begun[key] = event.joined_seq
+        return not begun or await self._join(begun)
+
+    def _forget(self, topic: str) -> None:
+        """A topic is not followed any more; a subscription of this connection stays."""
+        self._followed.discard(self._topic(topic))
+        if topic not in self._channels:
+            self._leave(self._topic(topic))
 
     async def _enter(self, channel: str, since: int | None, wanted: Filter) -> int | None:
         return await self._enter_stream(self._topic(channel), since, wanted)
 
     async def _enter_stream(
-        self, key: StreamKey, since: int | None, wanted: Filter | None = None
+        self,
+        key: StreamKey,
+        since: int | None,
+        wanted: Filter | None = None,
+        moves: list[Entry] | None = None,
     ) -> int | None:
         if key in self._followed:
             wanted = EVERYTHING
         elif wanted is None:
             wanted = self._channels.get(key.name.removeprefix("topic:"), EVERYTHING)
         try:
-            entered = await self._hub.join(self._member, key, since, wanted)
+            entered = await self._hub.join(self._member, key, since, wanted, moves)
         except TooManyFilters:
             raise invalid("types", "this channel has as many different filters as it may") from None
         if isinstance(entered, Lost):
