@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 import urllib.error
@@ -85,6 +86,8 @@ async def _serve(settings: Settings) -> int:
         port = listener.getsockname()[1]
 
         def on_ready() -> None:
+            gc.collect()
+            gc.freeze()  # what is here now stays: no collection needs to look at it again
             log.info("ready", port=port, roles=sorted(process.roles), pid=os.getpid())
             if not settings.production and SHARED_PORT not in os.environ:
                 print(welcome(settings, port, notices), flush=True)

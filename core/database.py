@@ -91,6 +91,15 @@ class Database:
             self._pool.terminate()
 
 
+async def _reset(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """
+    Between two users of a connection. Ours leave nothing behind but, after a fault, a transaction: so the
+    full reset, a round trip of its own, is for that.
+    """
+    if connection.is_in_transaction():
+        await connection.reset()
+
+
 async def open_database(settings: DatabaseSettings) -> Database:
     """Connect. Raises ServiceError (unavailable) when the server cannot be reached."""
     url = settings.url.replace("postgresql+asyncpg://", "postgresql://", 1)
@@ -99,6 +108,7 @@ async def open_database(settings: DatabaseSettings) -> Database:
             url,
             min_size=min(2, settings.connections),
             max_size=settings.connections,
+            reset=_reset,
             timeout=settings.acquire_timeout.total_seconds() * 5,
             server_settings={
                 "application_name": "carillon",

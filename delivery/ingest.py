@@ -316,7 +316,7 @@ class Ingest:
         self._patience = self._settings.patience.total_seconds()
         self._queue: deque[_Waiting] = deque()
         self._keys: set[tuple[str, str, str]] = set()  # of the queue and of the commit under way
-        self._expected = 1  # creates that came together last time
+        self._expected = 1  # creates that may come together
         self._arrived = asyncio.Event()
         self._enough = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -417,9 +417,11 @@ class Ingest:
                 await self._commit(batch)
             finally:
                 self._keys.difference_update(w.order.name for w in batch if w.order.name is not None)
+                # Those who were just answered may come again beside those who have come meanwhile.
+                self._expected = len(batch) + len(self._queue)
 
     async def _gather(self) -> None:
-        """Wait until as many creates are there as came together last time, but not for long."""
+        """Wait until as many creates are there as may come together, but not for long."""
         if len(self._queue) >= self._expected or self._closing:
             return
         self._enough.clear()
@@ -431,7 +433,6 @@ class Ingest:
 
     def _take(self) -> list[_Waiting]:
         """The next batch: bounded, in the order of arrival, without those whose caller has given up."""
-        self._expected = len(self._queue)
         batch: list[_Waiting] = []
         entries = 0
         while self._queue and len(batch) < self._settings.batch_limit:

@@ -57,7 +57,7 @@ async def read(request: Request, model: type[AnyModel]) -> AnyModel:
 async def read_hashed(request: Request, model: type[AnyModel]) -> tuple[AnyModel, bytes]:
     """The body as read() gives it, and the SHA-256 by which a repetition of this request is known."""
     text = await body(request)
-    return parse(text, model), sha256(request.url.path.encode() + b"\0" + text).digest()
+    return parse(text, model), sha256(request.scope["path"].encode() + b"\0" + text).digest()
 
 
 def parse(text: bytes, model: type[AnyModel]) -> AnyModel:
