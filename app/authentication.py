@@ -10,7 +10,7 @@ import structlog
 from core.api_key import PREFIX, ApiKey
 from core.clock import Clock
 from core.errors import ServiceError
-from core.identity import Identity, InvalidToken, Verifier
+from core.identity import ExpiredToken, Identity, InvalidToken, Verifier
 from core.revocation import Revocation, TokenRevocation, UserRevocation
 from delivery.api_keys_store import ApiKeys
 from delivery.revocations_store import RevocationStore
@@ -63,10 +63,15 @@ class Authentication:
         return self._still_good(await self._api_keys.authenticate(ApiKey.parse(text)))
 
     async def redeem(self, ticket: str) -> Identity:
-        """Whom a ticket stands for; it is used now. Raises InvalidToken, ServiceError (unavailable)."""
+        """
+        Whom a ticket stands for; it is used now.
+
+        Raises ExpiredToken for one that is used up, too old or none of ours: a client comes back with a new
+        one. Raises InvalidToken when its holder is not let in any more, ServiceError (unavailable).
+        """
         identity = await self._tickets.redeem(ticket)
         if identity is None:
-            raise InvalidToken("form")
+            raise ExpiredToken
         return self._still_good(identity)
 
     def is_revoked(self, identity: Identity) -> bool:

@@ -75,7 +75,7 @@ class Client:
             wait = self._bucket.take(now) or wait
         self._control_frames = control_frames
         if wait:
-            return self._slow_down(wait, now)
+            return self._slow_down(text, wait, now)
         try:
             command = protocol.decode(text)
         except protocol.BadCommand as error:
@@ -102,8 +102,8 @@ class Client:
         problem = ServiceError("unauthorized", "The first command must be `auth`.")
         return Goodbye(protocol.error(command.id, problem), disconnect.BAD_TOKEN)
 
-    def _slow_down(self, wait: float, now: float) -> Outcome:
-        payload = protocol.error(None, ServiceError("rate_limited", retry_after=wait))
+    def _slow_down(self, text: str, wait: float, now: float) -> Outcome:
+        problem = ServiceError("rate_limited", retry_after=wait)
         if self._warnings.take(now):
-            return Goodbye(payload, disconnect.SLOW_DOWN)
-        return Answer(payload)
+            return Goodbye(protocol.error(None, problem), disconnect.SLOW_DOWN)
+        return Answer(protocol.error(protocol.reference(text), problem))

@@ -128,7 +128,7 @@ class MarkSeen(StateCommand, tag="mark_seen", frozen=True, kw_only=True):
 
 
 class Archive(StateCommand, tag="archive", frozen=True, kw_only=True):
-    """Out of the list, and read."""
+    """Out of the list, and not counted; read or unread as it was."""
 
 
 class Unarchive(StateCommand, tag="unarchive", frozen=True, kw_only=True):
@@ -214,13 +214,17 @@ def decode(text: str) -> AnyCommand:
     try:
         return _decoder.decode(text)
     except msgspec.ValidationError as error:
-        try:
-            ref = _reference.decode(text).id
-        except msgspec.MsgspecError:
-            ref = None
-        raise BadCommand(str(error), ref) from None
+        raise BadCommand(str(error), reference(text)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         raise BadCommand("The frame is not a JSON object.", None) from None
+
+
+def reference(text: str) -> Ref:
+    """The id of a frame that is not carried out, where it has one that can be read."""
+    try:
+        return _reference.decode(text).id
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
+        return None
 
 
 # -- replies
