@@ -14,9 +14,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
-from app.api.operation import ROUTE, SERVICES, Operation, Resource
+from app.api.operation import ROUTE, SERVICES, THROTTLE, Operation, Resource
 from app.api.problems import problem, translated
 from app.api.services import Services
+from app.api.throttle import Throttle
 from core.errors import ServiceError
 from core.ids import uuid7
 
@@ -52,6 +53,7 @@ class Edge:
         self._metrics = services.metrics
         self._hosts = services.settings.trusted_hosts
         self._origins = services.settings.cors_origins
+        self._throttle = Throttle(services.settings.request_rate, services.clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -75,6 +77,7 @@ class Edge:
             await send(message)
 
         scope[SERVICES] = self._services
+        scope[THROTTLE] = self._throttle
         try:
             if "\0" in scope["path"]:
                 raise ServiceError("bad_request", "The path holds the character NUL.")

@@ -24,6 +24,9 @@ SERVICES = "carillon.services"
 #: Where the outermost layer finds which line of the table a request met: a label of metrics.
 ROUTE = "carillon.route"
 
+#: Where the application keeps what holds people to their rate.
+THROTTLE = "carillon.throttle"
+
 #: Where the caller is kept, once known.
 IDENTITY = "carillon.identity"
 
@@ -118,9 +121,11 @@ class Resource:
         call = Call(scope, receive)
         if operation.scopes is not None or (operation.optional_token and credential(call) is not None):
             services = call.services
-            scope[IDENTITY] = await authorise(
+            identity = await authorise(
                 call, services.authenticate, operation.scopes or ANYONE, services.metrics.token_refused
             )
+            scope[THROTTLE].admit(identity)
+            scope[IDENTITY] = identity
         response = await operation.handler(call)
         await response(scope, receive, send)
 

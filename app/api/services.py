@@ -16,6 +16,7 @@ from delivery.ingest import Ingest
 from delivery.revocations_store import RevocationStore
 from delivery.store import Notifications
 from delivery.tickets_store import Tickets
+from hub.limits import Rate
 from hub.node import Node
 from hub.peers import Peers
 from hub.presence import Presence
@@ -30,6 +31,7 @@ class ApiSettings:
     trusted_hosts: frozenset[str] = frozenset()  # lower case, without ports; empty: any
     action_hosts: frozenset[str] = frozenset()  # where an action_url may lead besides our own site
     open_metrics: bool = False  # /metrics without a token: where only the internal listener serves it
+    request_rate: Rate = Rate(20, burst=200)  # of one person, on this node; services are not held to it
     version: str = "0"
 
 
