@@ -21,7 +21,7 @@ import structlog
 
 from core.clock import Clock
 from core.database import Connection, Database
-from core.errors import ServiceError
+from core.errors import ServiceError, invalid
 from core.identity import Identity
 from core.ids import uuid7
 from core.notification import Content
@@ -149,8 +149,7 @@ async def write(
     connection: Connection, orders: Sequence[Order], key_life: timedelta
 ) -> list[Written | Exception]:
     """Store many requests in the open transaction; what became of each. The counters are locked last."""
-    now = await connection.fetchval("SELECT now()")
-    results = await _known(connection, orders, key_life)
+    now, results = await _known(connection, orders, key_life)
     ids = iter(sorted(uuid7() for order in orders for _ in order.submissions))
     fresh: list[tuple[int, Order, list[Stored]]] = []
     for position, order in enumerate(orders):
@@ -185,12 +184,15 @@ async def write(
 
 async def _known(
     connection: Connection, orders: Sequence[Order], key_life: timedelta
-) -> list[Written | Exception | None]:
-    """What is decided before anything is written: replays, mismatches, keys in flight. None: to be written."""
+) -> tuple[datetime, list[Written | Exception | None]]:
+    """
+    The time of the transaction, and what is decided before anything is written: replays, mismatches, keys
+    in flight. None: to be written.
+    """
     results: list[Written | Exception | None] = [None] * len(orders)
     named = [(position, name) for position, order in enumerate(orders) if (name := order.name) is not None]
     if not named:
-        return results
+        return await connection.fetchval("SELECT now()"), results
     columns = [list(column) for column in zip(*(name for _, name in named), strict=True)]
     free = await connection.fetch(SQL["claim_keys"], *columns)
     rows = await connection.fetch(SQL["find_answers"], *columns, key_life)
@@ -203,7 +205,7 @@ async def _known(
             results[position] = ServiceError("idempotency_mismatch")
         elif row is not None:
             results[position] = Written(Accepted(row["status"], row["body"], True, []), (), ())
-    return results
+    return free[0]["now"], results
 
 
 def _stored(submission: Submission, notification_id: UUID, now: datetime) -> Stored:
@@ -234,17 +236,17 @@ async def _insert(
     answers: Sequence[tuple[Order, int, bytes]],
     notifications: Sequence[tuple[Stored, Identity]],
 ) -> None:
-    """Write the rows, one statement for each table."""
+    """Write the rows in one statement."""
+    if not notifications:
+        return
     keyed = [
         (*name, order.body_hash, status, body)
         for order, status, body in answers
         if (name := order.name) is not None
     ]
-    if keyed:
-        await connection.execute(SQL["insert_answers"], *map(list, zip(*keyed, strict=True)))
-    if notifications:
-        rows = [_columns(stored, sender) for stored, sender in notifications]
-        await connection.execute(SQL["insert_notifications"], *map(list, zip(*rows, strict=True)))
+    rows = [_columns(stored, sender) for stored, sender in notifications]
+    remembered = zip(*keyed, strict=True) if keyed else ((),) * 6
+    await connection.execute(SQL["insert"], *map(list, zip(*rows, strict=True)), *map(list, remembered))
 
 
 def _columns(stored: Stored, sender: Identity) -> tuple[object, ...]:
@@ -381,6 +383,8 @@ class Ingest:
         )
 
     async def _enqueue(self, order: Order) -> Accepted:
+        if not order.submissions:
+            raise invalid("notifications", "must name at least one")
         if self._closing or self._task is None:
             raise ServiceError("unavailable", "The service is stopping.", retry_after=1)
         if len(self._queue) >= self._settings.queue_limit:

@@ -2,8 +2,8 @@
 -- Take the idempotency keys for this transaction without waiting; one that is not free is being served.
 -- What is stored under a key is read by a later statement, which sees what its last holder committed.
 --   $1 tenant ids text[], $2 clients text[], $3 keys text[]
--- Returns one boolean per key, in order.
-SELECT pg_try_advisory_xact_lock(hashtextextended(json_build_array(t, c, k)::text, 4021)) AS free
+-- Returns one boolean per key, in order, with the time of the transaction.
+SELECT pg_try_advisory_xact_lock(hashtextextended(json_build_array(t, c, k)::text, 4021)) AS free, now() AS now
 FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS claimed (t, c, k, position)
 ORDER BY position;
 
@@ -15,22 +15,21 @@ FROM unnest($1::text[], $2::text[], $3::text[]) AS claimed (t, c, k)
 JOIN idempotency_keys i ON i.tenant_id = t AND i.client = c AND i.key = k
 WHERE i.created_at > now() - $4::interval;
 
--- name: insert_answers
--- Remember what is answered under claimed keys. One that is there has served its time.
---   $1 tenant ids text[], $2 clients text[], $3 keys text[], $4 body hashes bytea[], $5 statuses smallint[],
---   $6 bodies bytea[]
-INSERT INTO idempotency_keys (tenant_id, client, key, body_hash, status, body)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::smallint[], $6::bytea[])
-ON CONFLICT (tenant_id, client, key) DO UPDATE
-SET body_hash = excluded.body_hash, status = excluded.status, body = excluded.body, created_at = now();
-
--- name: insert_notifications
--- Write notifications as they were submitted; created_at is the time of the transaction.
+-- name: insert
+-- Write notifications as they were submitted; created_at is the time of the transaction. And remember what is
+-- answered under claimed keys: an answer that is there already has served its time.
 --   $1 tenant ids text[], $2 ids uuid[], $3 audiences text[], $4 user ids text[], $5 lists of user ids text[] (JSON),
 --   $6 topics text[], $7 statuses text[], $8 titles text[], $9 messages text[], $10 types text[],
 --   $11 priorities text[], $12 lists of channels text[] (comma-separated), $13 action urls text[],
 --   $14 metadata text[] (JSON), $15 collapse keys text[], $16 group keys text[], $17 clients text[],
 --   $18 scheduled for timestamptz[], $19 expires at timestamptz[]
+--   $20 tenant ids text[], $21 clients text[], $22 keys text[], $23 body hashes bytea[], $24 statuses smallint[],
+--   $25 bodies bytea[]
+WITH answers AS (
+    INSERT INTO idempotency_keys (tenant_id, client, key, body_hash, status, body)
+    SELECT * FROM unnest($20::text[], $21::text[], $22::text[], $23::bytea[], $24::smallint[], $25::bytea[])
+    ON CONFLICT (tenant_id, client, key) DO UPDATE
+    SET body_hash = excluded.body_hash, status = excluded.status, body = excluded.body, created_at = now())
 INSERT INTO notifications (
     tenant_id, id, audience, user_id, user_ids, topic, status, title, message, notification_type, priority, channels,
     action_url, metadata, collapse_key, group_key, created_by, scheduled_for, published_at, expires_at)
