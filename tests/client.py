@@ -95,6 +95,7 @@ class Client:
         self.state = State()
         self.frames: list[Frame] = []
         self.applied: list[tuple[str, int, str | None]] = []
+        self.arrivals: dict[str, float] = {}  # when a notification with a title came first; the loop's time
         self.surprises: list[str] = []
         self.close_code: int | None = None
         self.close_reason = ""
@@ -274,6 +275,8 @@ class Client:
         if outcome == "applied":
             title = frame["data"]["title"] if frame["type"] == "notification" else None
             self.applied.append((frame["stream"], frame["seq"], title))
+            if title is not None:
+                self.arrivals.setdefault(title, asyncio.get_running_loop().time())
         elif not (self._keep and self._resuming):  # both are to be expected until a `resume` is answered
             at = self.state.positions.get(frame["stream"])
             self.surprises.append(f"{outcome}: {frame['stream']} {frame['seq']} at {at}")

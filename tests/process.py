@@ -71,6 +71,7 @@ class ServiceProcess:
     One process (with `--workers`: one supervisor and its children), for as long as the context lasts.
 
     settings: its whole environment, besides PATH, HOME and the form of the log. entry: what Python runs.
+    processes: of the role web, that must be ready.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class ServiceProcess:
         *arguments: str,
         settings: Mapping[str, str],
         entry: Sequence[str] = ("-m", "app", "serve", "--port", "0"),
+        processes: int = 1,
     ) -> None:
         self._command = [sys.executable, *entry, *arguments]
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
         self._environment = {**inherited, "LOG_FORMAT": "json", **settings}
         self._folder = TemporaryDirectory(prefix="carillon-process-")
         self._process: asyncio.subprocess.Process | None = None
+        self._processes = processes
         self.port = 0
 
     @property
@@ -135,10 +138,10 @@ class ServiceProcess:
                 await asyncio.sleep(0.02)
 
     def _is_ready(self, log: str) -> bool:
-        ready = re.search(r'"port": (\d+).*"event": "ready"|"event": "ready".*"port": (\d+)', log)
-        if ready is None:
+        ready = [event for event in _events(log) if event.get("event") == "ready" and "web" in event["roles"]]
+        if len(ready) < self._processes:
             return False
-        self.port = int(ready[1] or ready[2])
+        self.port = ready[0]["port"]
         return True
 
     def signal(self, number: signal.Signals) -> None:
@@ -175,16 +178,14 @@ class ServiceProcess:
 
     def faults(self) -> list[str]:
         """What it has logged as an error, and whatever has come past the log: tracebacks, warnings of Python."""
-        found = []
-        for line in self.log.splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                found.append(line)
-                continue
-            if event.get("level") in ("error", "critical"):
-                found.append(line)
-        return found
+        grave = ("error", "critical")
+        return [str(event) for event in _events(self.log) if event.get("level", "error") in grave]
+
+    async def logged(self, event: str, count: int = 1, seconds: float = 15) -> None:
+        """Wait until it has logged an event so many times."""
+        async with asyncio.timeout(seconds):
+            while sum(one.get("event") == event for one in _events(self.log)) < count:
+                await asyncio.sleep(0.02)
 
     async def __aenter__(self) -> Self:
         try:
@@ -213,6 +214,17 @@ class ServiceProcess:
                 if child.is_running():
                     child.kill()
         self._folder.cleanup()
+
+
+def _events(log: str) -> list[dict[str, Any]]:
+    """The events of a log; a line that is none stands for itself."""
+    events = []
+    for line in log.splitlines():
+        try:
+            events.append(json.loads(line))
+        except ValueError:  # half a line is still being written, or somebody wrote past the log
+            events.append({"line": line})
+    return events
 
 
 class Node(ServiceProcess):
