@@ -21,7 +21,9 @@ CODES: dict[str, ErrorSpec] = {
     "method_not_allowed": ErrorSpec(405, False, "This path does not know that method."),
     "not_acceptable": ErrorSpec(406, False, "The answer does not exist in an accepted form."),
     "conflict": ErrorSpec(409, False, "That is not possible in the present state."),
-    "idempotency_in_flight": ErrorSpec(409, True, "A request with this Idempotency-Key is still being served."),
+    "idempotency_in_flight": ErrorSpec(
+        409, True, "A request with this Idempotency-Key is still being served."
+    ),
     "payload_too_large": ErrorSpec(413, False, "The request body is too large."),
     "unsupported_media_type": ErrorSpec(415, False, "The request body must be application/json."),
     "invalid": ErrorSpec(422, False, "The request is understood but not acceptable."),
@@ -84,5 +86,3 @@ def invalid(path: str, message: str) -> ServiceError:
 def not_found(what: str = "notification") -> ServiceError:
     """The one answer for what is not there, is another tenant's, or is somebody else's."""
     return ServiceError("not_found", f"There is no such {what}.")
-
-
