@@ -64,6 +64,15 @@ async def test_migrating_twice_changes_nothing(empty_database: str) -> None:
     assert await value(empty_database, TABLES) == tables
 
 
+async def test_a_database_of_a_newer_version_is_left_as_it_is_and_lacks_nothing(database: str) -> None:
+    await value(database, "UPDATE alembic_version SET version_num = '9999'")
+
+    applied, missing = await migrate(database), await pending(database)
+
+    assert applied == missing == []
+    assert await value(database, "SELECT version_num FROM alembic_version") == "9999"
+
+
 async def test_a_url_with_the_driver_in_its_name_is_understood(empty_database: str) -> None:
     url = empty_database.replace("postgresql://", "postgresql+asyncpg://")
 
