@@ -118,6 +118,9 @@ async def open_database(settings: DatabaseSettings) -> Database:
                 # Planned for one tenant's values, a tenant that has just begun to grow looks empty, and reading
                 # all of it looks cheaper than its primary key. A plan for any tenant cannot make that mistake.
                 "plan_cache_mode": "force_generic_plan",
+                # Such a plan is kept while a table grows: it must not read the whole of a table that was small.
+                "enable_seqscan": "off",
+                "jit": "off",  # compiling takes longer than any of our queries
             },
         )
     except _AWAY as error:
