@@ -127,8 +127,8 @@ async def submit(
     """
     Store a notification in the caller's open transaction, which must be READ COMMITTED.
 
-    It locks the counters of its streams: call it last. After the commit hand `entries` to the publisher;
-    if that never happens, they arrive a moment later.
+    It locks the counters of its streams: call it last, and once, or two such transactions may wait for each
+    other. After the commit hand `entries` to the publisher; if that never happens, they arrive a moment later.
 
     Raises ServiceError: idempotency_in_flight, idempotency_mismatch.
     """
