@@ -84,7 +84,8 @@ class Client:
     """
     One device of a person.
 
-    `frames` are those of the present connection, `applied` the (stream, seq, title) that it took over all of them.
+    `frames` are those of the present connection, `applied` the (stream, seq, title) that it took over all of them,
+    `heard_of` the (stream, seq, id) of every notification that came, taken or not.
     `surprises` are what a server must not do to a client that has not asked for it: repeat, or leave a hole.
     """
 
@@ -95,6 +96,7 @@ class Client:
         self.state = State()
         self.frames: list[Frame] = []
         self.applied: list[tuple[str, int, str | None]] = []
+        self.heard_of: list[tuple[str, int, str]] = []
         self.arrivals: dict[str, float] = {}  # when a notification with a title came first; the loop's time
         self.surprises: list[str] = []
         self.close_code: int | None = None
@@ -112,7 +114,7 @@ class Client:
         self,
         node: Node,
         *,
-        by: Literal["token", "ticket", "subprotocol", "frame"] = "subprotocol",
+        by: Literal["token", "ticket", "subprotocol", "frame", "none"] = "subprotocol",
         resume: Literal["url", "command"] = "url",
         query: str = "",
         welcome: bool = True,
@@ -271,6 +273,8 @@ class Client:
                 self._follow(frame)
 
     def _follow(self, frame: Frame) -> None:
+        if frame["type"] == "notification":
+            self.heard_of.append((frame["stream"], frame["seq"], frame["data"]["id"]))
         outcome = self.state.take(frame)
         if outcome == "applied":
             title = frame["data"]["title"] if frame["type"] == "notification" else None
