@@ -77,8 +77,11 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
 
 async def _serve(settings: Settings) -> int:
     process = settings.process
-    listener = bind(process.host, process.port, shared=SHARED_PORT in os.environ)
-    inner = bind(process.host, process.internal_port) if process.internal_port is not None else None
+    shared = SHARED_PORT in os.environ
+    listener = bind(process.host, process.port, shared=shared)
+    inner = None
+    if process.internal_port is not None and "web" in process.roles:
+        inner = bind(process.host, process.internal_port, shared=shared)
     async with prepared(settings) as (settings, notices), running(settings) as node:
         servers = [(server(node.public, settings), listener)]
         if node.internal is not None and inner is not None:
