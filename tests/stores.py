@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,6 +31,14 @@ class Stores:
         """Submit one notification (see `submission`); its id."""
         accepted = await self.ingest.submit(submission(audience, **members), sender or service())
         return accepted.notification_ids[0]
+
+    async def somebody_waits(self, *, people: int = 1) -> None:
+        """Returns when so many connections wait for a lock of this database."""
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        while len(await self.query(waiting)) < people:
+            await asyncio.sleep(0.005)  # another process: there is no event to await
 
     async def query(self, text: str, *arguments: Any) -> list[Any]:
         async with self.database.connection() as connection:

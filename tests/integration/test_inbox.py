@@ -15,7 +15,9 @@ from core.errors import ServiceError
 from core.ids import uuid7
 from core.streams import StreamKey
 from delivery.draft import Users
-from delivery.inbox import Selection
+from delivery.inbox import SQL, Selection
+from hub.history import Draft
+from hub.history_postgres import append
 from hub.inbox import Inbox
 from tests.stores import Stores, open_stores
 from tests.submissions import TENANT_ID, person
@@ -348,6 +350,23 @@ async def test_changes_of_one_person_happen_one_after_the_other(stores: Stores) 
 
     last = max(stores.heard.entries, key=lambda entry: entry.seq)
     assert (await stores.inbox.get(ADA, one))["read"] is (last.kind == "read")
+
+
+async def test_of_two_devices_the_one_whose_event_is_later_has_its_way(stores: Stores) -> None:
+    """The first marks unread what the second, before the first has committed, reads with everything else."""
+    one = await stores.send("ada")
+    await stores.inbox.read_all(ADA, None)
+    own = StreamKey(TENANT_ID, "user:ada")
+    async with stores.database.transaction() as connection:
+        await connection.execute(SQL["lock_person"], TENANT_ID, "ada")
+        await connection.execute(SQL["unread"], TENANT_ID, "ada", [one])
+        await append(connection, [Draft(own, "unread", data={"notification_ids": [str(one)]})])
+        second = asyncio.create_task(stores.inbox.read_all(ADA, None))
+        await stores.somebody_waits()
+
+    assert await second == 0
+    assert stores.heard.entries[-1].seq == 4
+    assert (await stores.inbox.get(ADA, one))["read"] is True
 
 
 async def test_reading_one_by_one_keeps_counting_cheap_and_changes_nothing(stores: Stores) -> None:

@@ -168,6 +168,19 @@ async def test_devices_are_told_once_that_a_snooze_is_over(stores: Stores, jobs:
     assert await stores.inbox.unread_count(ADA) == 3
 
 
+async def test_two_schedulers_that_wake_the_same_person_tell_once(stores: Stores) -> None:
+    one = await stores.send("ada")
+    await stores.inbox.change(ADA, "snoozed", [one], until=now() + LATER)
+    await stores.query("UPDATE notification_receipts SET snoozed_until = now()")
+    async with stores.database.transaction() as connection:
+        await connection.execute("SELECT FROM notification_receipts FOR UPDATE")
+        both = [asyncio.create_task(jobs_of(stores).wake_snoozed()) for _ in range(2)]
+        await stores.somebody_waits(people=2)
+
+    assert sum(await asyncio.gather(*both)) == 1
+    assert [entry.kind for entry in stores.heard.entries].count("unread") == 1
+
+
 async def test_retention_takes_away_what_is_too_old_and_nothing_else(stores: Stores) -> None:
     old = [await stores.send("ada") for _ in range(25)]
     await stores.inbox.change(ADA, "read", old[:5])
