@@ -51,7 +51,7 @@ SAYS: Mapping[str, tuple[str, Mapping[str, Schema]]] = {
     "unread": ("Unread again.", _STATE),
     "read_all": ("Read up to these positions.", {"positions": _POSITIONS, **_PLACE}),
     "seen": ("Noticed in a list.", _STATE),
-    "archived": ("Out of the list, and read.", _STATE),
+    "archived": ("Out of the list, and not counted.", _STATE),
     "unarchived": ("Back in the list.", _STATE),
     "snoozed": ("Out of the list until a moment.", {**_STATE, "until": _MOMENT}),
     "followed": (

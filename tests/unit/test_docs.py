@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 
 from app import error_tables, settings_table
 from app.api import routes
-from app.api.asyncapi import SAYS
+from app.api.asyncapi import SAYS, payload
 from app.api.openapi import path_of
 from app.api.problems import type_of
 from app.settings import variables
 from core.errors import CODES
-from core.identity import ROLES, SCOPES
-from hub.protocol import COMMANDS
+from core.identity import ROLES, SCOPES, Reason
+from hub.protocol import COMMANDS, decode
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -120,6 +122,41 @@ def test_the_protocol_page_names_every_command():
 
 def test_the_protocol_page_names_every_frame():
     assert SAYS.keys() - _words(text("docs/protocol.md")) == set()
+
+
+def frames() -> Iterator[dict[str, Any]]:
+    """The frames that stand as examples on the page of the protocol."""
+    for block in re.findall(r"^```json\n(.*?)^```$", text("docs/protocol.md"), re.MULTILINE | re.DOTALL):
+        rest = block.strip()
+        while rest:
+            frame, end = json.JSONDecoder().raw_decode(rest)
+            yield frame
+            rest = rest[end:].strip()
+
+
+@pytest.mark.parametrize("frame", list(frames()), ids=lambda frame: frame["type"])
+def test_a_frame_that_the_protocol_page_shows_is_one(frame):
+    if frame["type"] not in SAYS:
+        assert decode(json.dumps(frame))
+        return
+    described = payload(frame["type"])
+    assert set(described["required"]) <= frame.keys() <= described["properties"].keys()
+
+
+def test_the_page_of_troubles_names_every_reason_for_which_a_token_is_refused():
+    section = text("docs/troubleshooting.md").partition("## 401")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
+
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) - {"reason"} == set(get_args(Reason))
+
+
+def test_what_the_page_of_troubles_quotes_from_the_log_is_logged():
+    quoted = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)` (?:in the log|again)", text("docs/troubleshooting.md")))
+    files = [file for package in ("app", "hub", "delivery") for file in (ROOT / package).glob("**/*.py")]
+    code = "".join(file.read_text(encoding="utf-8") for file in files)
+
+    assert quoted
+    assert {name for name in quoted if f'"{name}"' not in code} == set()
 
 
 def _words(page: str) -> set[str]:
