@@ -164,7 +164,7 @@ SECTIONS = (
     Section(HttpLimits, "HUB_HTTP_"),
     Section(EndpointSettings, "HUB_", fixed=("any_origin",)),
     Section(IngestSettings, "HUB_INGEST_", fixed=("failpoints",)),
-    Section(JobsSettings, "HUB_"),
+    Section(JobsSettings, "HUB_", fixed=("idempotency_life",)),
     Section(ConnectionLogSettings, "HUB_CONNECTION_", {"share": "HUB_CONNECTION_HISTORY"}),
     Section(PresenceSettings, "HUB_PRESENCE_", fixed=("renew_interval",)),
     Section(ApiSettings, "HUB_", fixed=("version",)),
@@ -184,6 +184,7 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
     _check_redis(secrets.redis_url)
     node = _fill(NodeSettings, given)
     limits = _fill(LimitSettings, given)
+    ingest = _fill(IngestSettings, given, failpoints=process.failpoints)
     return Settings(
         process=process,
         secrets=secrets,
@@ -199,8 +200,8 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
         http=_fill(HttpLimits, given),
         endpoint=_fill(EndpointSettings, given, any_origin=process.env == "development"),
         channels=_channels(given.get("HUB_CHANNELS")),
-        ingest=_fill(IngestSettings, given, failpoints=process.failpoints),
-        jobs=_fill(JobsSettings, given),
+        ingest=ingest,
+        jobs=_fill(JobsSettings, given, idempotency_life=ingest.key_life),
         api=_fill(ApiSettings, given, version=version),
         connections=_fill(ConnectionLogSettings, given),
         presence=_fill(PresenceSettings, given, renew_interval=node.presence_interval),
