@@ -7,12 +7,16 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from hub.broker_redis import RedisBroker, RedisSettings
 from hub.presence import PresenceSettings
 from hub.presence_redis import RedisPresence
 from tests.ears import Ear
-from tests.process import admin, nodes
+from tests.postgres import TEMPLATE, PostgresServer
+from tests.process import admin, nodes, token
 from tests.servers import RedisServer, redis_binary, redis_cli
 
 PAGE = (Path(__file__).parents[2] / "docs/operations.md").read_text(encoding="utf-8")
@@ -71,3 +75,53 @@ async def test_a_redis_user_with_the_rights_of_the_page_can_do_everything_and_no
             assert redis_cli(server.port, "ACL", "LOG") == []
         finally:
             await broker.close()
+
+
+async def test_a_named_proxy_says_who_connects(database):
+    def forwarded(address: str) -> dict[str, str]:
+        return {"X-Forwarded-For": address}
+
+    async with nodes(database, HUB_CONNECTIONS_PER_IP="1") as [node]:
+        url = f"{node.websocket_url}?token={token()}"
+        async with (
+            connect(url, additional_headers=forwarded("192.0.2.1")) as first,
+            connect(url, additional_headers=forwarded("192.0.2.2")) as second,
+        ):
+            await first.recv()
+            await second.recv()
+
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(url, additional_headers=forwarded("192.0.2.1")):
+                    pass
+
+    assert refused.value.response.status_code == 429
+
+
+async def test_an_unnamed_proxy_is_not_believed(database):
+    settings = {"HUB_CONNECTIONS_PER_IP": "1", "HUB_FORWARDED_FROM": "192.0.2.9"}
+    async with nodes(database, **settings) as [node]:
+        url = f"{node.websocket_url}?token={token()}"
+        async with connect(url, additional_headers={"X-Forwarded-For": "192.0.2.1"}) as first:
+            await first.recv()
+
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(url, additional_headers={"X-Forwarded-For": "192.0.2.2"}):
+                    pass
+
+    assert refused.value.response.status_code == 429
+
+
+async def test_a_page_behind_a_proxy_that_speaks_tls_may_connect_in_production():
+    with PostgresServer(fsync="on", full_page_writes="on") as server:
+        await server.create_template()
+        async with nodes(server.dsn(TEMPLATE), CARILLON_ENV="production") as [node]:
+            url = f"ws://hub.example/ws/notify?token={token()}"
+            page = {"origin": Origin("https://hub.example"), "host": "127.0.0.1", "port": node.port}
+
+            async with connect(url, additional_headers={"X-Forwarded-Proto": "https"}, **page) as socket:
+                await socket.recv()
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(url, **page):
+                    pass
+
+    assert refused.value.response.status_code == 403
