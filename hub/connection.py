@@ -37,6 +37,9 @@ log = structlog.stdlib.get_logger("hub.connection")
 #: Commands waiting for their turn on one connection; the rate limit keeps honest clients far below.
 MAX_JOBS = 200
 
+#: Between two looks at how much of a client's history is still unsent.
+_DRAIN_POLL_S = 0.05
+
 _CHANGES: Mapping[type[protocol.StateCommand], StateChange] = {
     protocol.MarkRead: "read",
     protocol.MarkUnread: "unread",
@@ -59,7 +62,6 @@ class Connection:
     """One client's socket. A WireListener, and a Member of streams."""
 
     __slots__ = (
-        "_drained",
         "_jobs",
         "_node",
         "_place",
@@ -102,7 +104,6 @@ class Connection:
         self._session: Session | None = None
         self._jobs: deque[Job] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._drained: asyncio.Future[None] | None = None
         self._received: dict[str, int] | None = None
 
     # -- as seen by the node
@@ -179,9 +180,6 @@ class Connection:
         if self.close_code is None:
             self.close_code = code
         self._end_session()
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_exception(ConnectionError("the client has gone"))
-            self._drained.exception()  # seen: its waiter may have been cancelled
         self._place.leave()
         self._node.ended(self)
 
@@ -194,8 +192,6 @@ class Connection:
 
     def on_resumed(self) -> None:
         self.paused_at = None
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
         if self._session is not None:
             self._do(self._session.catch_up)
 
@@ -215,13 +211,16 @@ class Connection:
             self._do(self._session.resync)
 
     async def drained(self) -> None:
-        if self.close_code is not None:
-            raise ConnectionError("the client has gone")
-        if self._wire.buffered < self._node.drain_bytes:
-            return
-        if self._drained is None or self._drained.done():
-            self._drained = asyncio.get_running_loop().create_future()
-        await self._drained
+        """
+        Asked again and again: a transport tells when it holds too much and when that is over, and says
+        nothing of what lies between. Only who is owed history and reads slowly comes here twice.
+        """
+        while True:
+            if self.close_code is not None:
+                raise ConnectionError("the client has gone")
+            if self._wire.buffered < self._node.drain_bytes:
+                return
+            await self._node.clock.sleep(_DRAIN_POLL_S)
 
     # -- one piece of work after the other
 
