@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Mapping
 from uuid import uuid4
 
@@ -14,10 +15,11 @@ import pytest
 
 from tests.client import Client
 from tests.postgres import TEMPLATE, PostgresServer
-from tests.process import SECRET, Node, StartRefused, nodes, service
-from tests.servers import RedisServer
+from tests.process import ROOMY, SECRET, Node, StartRefused, nodes, service
+from tests.servers import RedisServer, free_port
 
 LONG = "s" * 32
+TOKEN_PART = "eyJ"  # how every token begins
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,46 @@ async def test_a_node_that_stood_still_for_5_seconds_hands_over_what_it_slept_th
         await asyncio.gather(*(person.leave() for person in people))
 
 
+# --- On somebody else's server ---------------------------------------------------------------------------------------
+
+
+class PlainUvicorn(Node):
+    """The command of the AIVO document: our application without our protocol classes. It says nothing when it is ready."""
+
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self._own_port = free_port()
+        command = ("-m", "uvicorn", "app.main:app", "--host", "127.0.0.1", "--port", str(self._own_port))
+        super().__init__(settings=settings, entry=command)
+
+    def _is_ready(self, _log: str) -> bool:
+        self.port = self._own_port
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+async def test_under_plain_uvicorn_everything_arrives_too(database):
+    async with PlainUvicorn({"DATABASE_URL": database, "JWT_SECRET_KEY": SECRET, **ROOMY}) as node:
+        ada = await Client("ada").connect(node)
+        await ada.command("follow_topic", topic="news")
+        await node.notify("Hello", user_id="ada")
+        await ada.has("Hello")
+        await ada.leave()
+        for number in range(300):
+            await node.broadcast(f"Missed {number}", topic="news")
+
+        await ada.connect(node, by="token")
+        await node.broadcast("Live")
+        await ada.has("Live", "Missed 299")
+        assert ada.surprises == []
+        assert len(ada.titles()) == 302
+        node.signal(signal.SIGTERM)
+
+        assert await ada.closed() == 1012
+        assert await node.ended() in (0, -signal.SIGTERM)
+        assert TOKEN_PART not in node.log + node.printed
+        assert "Traceback" not in node.log
+
+
 # --- Several processes on one port -----------------------------------------------------------------------------------
 
 
@@ -218,7 +260,7 @@ async def test_production_refuses_a_database_that_forgets(database):
         {"CARILLON_ENV": "production", "DATABASE_URL": database, "JWT_SECRET_KEY": SECRET}
     )
 
-    assert refusal.code == 1
+    assert refusal.code == 2
     assert "fsync" in refusal.log
 
 
@@ -331,6 +373,9 @@ async def test_a_frozen_database_holds_no_request_for_long_and_cuts_no_socket(ow
             await ada.say("ping", timestamp=1)
             await ada.heard("pong")
             assert await ask("GET", "/livez") == 200
+            late = await Client("late").connect(node, welcome=False)
+            assert await late.closed() == 1013
+            assert late.frames[-1]["code"] == "unavailable"
         finally:
             own_postgres.thaw()
         thawed = loop.time()

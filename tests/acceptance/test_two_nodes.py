@@ -162,6 +162,24 @@ async def test_an_event_stream_goes_on_at_the_other_node(two):
     await ada.leave()
 
 
+async def test_an_event_stream_of_a_leaving_node_ends_and_goes_on_elsewhere(two):
+    leaving, staying = two
+    ada = await Client("ada").connect(staying)
+    async with events(leaving, ada.token) as stream:
+        await staying.notify("First", user_id="ada")
+        first = await next_of(stream, "notification")
+        assert await leaving.stop() == 0
+        with pytest.raises(StreamEnded):
+            await next_of(stream, "notification")
+    await staying.notify("Second", user_id="ada")
+    async with events(staying, ada.token, first["id"]) as stream:
+        second = await next_of(stream, "notification")
+    await ada.has("Second")
+
+    assert json.loads(second["data"]) == ada.frames[-1]
+    await ada.leave()
+
+
 async def test_a_long_poll_goes_on_at_the_other_node(two):
     one, other = two
     ada = await Client("ada").connect(one)
@@ -196,6 +214,10 @@ async def events(node: Node, token: str, last: str | None = None) -> Any:
         yield answer.aiter_lines()
 
 
+class StreamEnded(Exception):
+    """The server has said all it will."""
+
+
 async def next_of(lines: Any, type_: str) -> dict[str, str]:
     """The next event of a type (WHATWG HTML section 9.2.6)."""
     event: dict[str, str] = {}
@@ -207,7 +229,7 @@ async def next_of(lines: Any, type_: str) -> dict[str, str]:
         if event.get("event") == type_:
             return event
         event = {}
-    raise AssertionError("the stream has ended")
+    raise StreamEnded
 
 
 async def poll(node: Node, token: str, since: str | None) -> Any:
