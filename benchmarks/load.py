@@ -126,12 +126,19 @@ def generator(name: str, core: int, *arguments: str | Path) -> Iterator[Generato
 
 
 def measure(
-    serving: Serving, workload: Workload, cores: Cores, folder: Path, *, polling: bool = False
+    serving: Serving,
+    workload: Workload,
+    cores: Cores,
+    folder: Path,
+    *,
+    polling: bool = False,
+    quiet: float = 0.02,
 ) -> Run:
     """
     One run: connect everybody, let the server come to rest, publish, count.
 
     polling: the receivers never sleep, so that the server's sends have nobody to wake up.
+    quiet: what the server's processes may use of a core and still count as resting.
 
     Raises LoadError when not everybody could connect or a generator gave up.
     """
@@ -160,7 +167,7 @@ def measure(
             )
         )  # fmt: skip
         publisher.read()
-        settle(serving.pid)
+        settle(serving.pid, quiet=quiet)
 
         ticks, waited, cpu = Ticks.now(), core_wait_seconds(serving.pid), cpu_seconds(serving.pid)
         beside = cpu_seconds(serving.beside) if serving.beside else 0.0
