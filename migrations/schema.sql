@@ -117,8 +117,6 @@ CREATE TABLE public.tenant_settings (
     tenant_id text NOT NULL,
     retention_days integer,
     legal_hold boolean DEFAULT false NOT NULL,
-    max_connections integer,
-    CONSTRAINT tenant_settings_max_connections_check CHECK ((max_connections > 0)),
     CONSTRAINT tenant_settings_retention_days_check CHECK ((retention_days > 0))
 );
 

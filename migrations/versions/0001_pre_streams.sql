@@ -11,8 +11,7 @@ VALUES (sha256(convert_to(gen_random_uuid()::text || gen_random_uuid()::text || 
 CREATE TABLE tenant_settings (
     tenant_id       text PRIMARY KEY,
     retention_days  integer CHECK (retention_days > 0),
-    legal_hold      boolean NOT NULL DEFAULT false,
-    max_connections integer CHECK (max_connections > 0)
+    legal_hold      boolean NOT NULL DEFAULT false
 );
 
 -- A stream's head. Appending moves it in the appending transaction, so commit order is sequence order.
