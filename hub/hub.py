@@ -387,7 +387,15 @@ class Hub:
         self, stream: LiveStream, member: Member, since: int | None, wanted: Filter, moves: list[Entry]
     ) -> int | Lost:
         if not stream.is_open:
-            await self._open(stream)
+            try:
+                await self._open(stream)
+            except ServiceError:
+                if since is None:
+                    raise
+                # With the store away the head is not known. The member has everything up to `since`: that is a
+                # position to begin at, and what is behind it is found by the audit when the store is back.
+                if not stream.is_open:
+                    stream.open(since)
         after = stream.flushed if since is None else since
         if after > stream.position:
             # Perhaps this node is behind what the client has already seen elsewhere.

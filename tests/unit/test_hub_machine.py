@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from core.errors import ServiceError
 from core.streams import StreamKey
 from hub import frames
 from hub.broker import BrokerStats
@@ -55,6 +56,7 @@ class Store:
         self.rows: list[Committed] = []
         self.gates: list[asyncio.Event] = []
         self.slow = False
+        self.away = False
 
     def commit(self) -> Committed:
         self.head += 1
@@ -86,6 +88,8 @@ class Store:
         return Page([entry(row) for row in rows], complete=len(rows) < PAGE)
 
     async def _gate(self) -> None:
+        if self.away:
+            raise ServiceError("unavailable")
         if self.slow:
             gate = asyncio.Event()
             self.gates.append(gate)
@@ -258,6 +262,10 @@ class World(RuleBasedStateMachine):
     def set_reads_slow(self, slow: bool) -> None:
         self.store.slow = slow
 
+    @rule(away=st.booleans())
+    def set_store_away(self, away: bool) -> None:
+        self.store.away = away
+
     @precondition(lambda self: self.store.gates)
     @rule(data=st.data())
     def let_a_read_return(self, data: st.DataObject) -> None:
@@ -293,7 +301,13 @@ class World(RuleBasedStateMachine):
         async def enter() -> None:
             if reader.lost:
                 return
-            outcome = await self.hub.join(reader, KEY, reader.position)
+            life = int(self.hub.epoch)
+            try:
+                outcome = await self.hub.join(reader, KEY, reader.position)
+            except ServiceError:  # its connection is closed, resumable
+                self.readers.remove(reader)
+                self.gone.append((life, reader.seen))
+                return
             reader.live = not isinstance(outcome, Lost)
             reader.lost = reader.lost or not reader.live
 
@@ -323,7 +337,7 @@ class World(RuleBasedStateMachine):
     @rule()
     def everything_settles(self) -> None:
         """Nothing is on its way any more; then every client has everything, or knows that it has not."""
-        self.store.slow = False
+        self.store.slow = self.store.away = False
         self.turns()
         while self.store.gates:
             self.store.gates.pop().set()
