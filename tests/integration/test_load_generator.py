@@ -1,12 +1,12 @@
 """The load generator counts what arrives: every delivery once, and every one that is lost, doubled or refused."""
 
 import asyncio
-import math
 import base64
 import hashlib
+import math
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -49,7 +49,6 @@ class Server:
                 headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
                 if "upgrade" in headers:
                     self._open(writer)
-                    with suppress(ConnectionResetError):
                     await reader.read()  # until the client has gone
                     return
                 body = await reader.readexactly(int(headers["content-length"]))
