@@ -131,7 +131,8 @@ def _security(operation: Operation) -> list[Schema]:
 
 
 def operation_id(operation: Operation) -> str:
-    return f"{operation.tag}_{operation.handler.__name__}"
+    """The handler and its module: unique, as OpenAPI wants it, and what generated clients call their methods."""
+    return f"{operation.handler.__module__.rpartition('.')[2]}_{operation.handler.__name__}"
 
 
 def _parameters(operation: Operation, queries: Mapping[type[BaseModel], Schema]) -> Iterator[Schema]:

@@ -40,6 +40,12 @@ def test_every_operation_is_described_with_its_problems() -> None:
         assert described["description"], "every handler says what it does"
 
 
+def test_every_operation_has_an_id_of_its_own() -> None:
+    ids = [operation_id(operation) for operation in everything()]
+
+    assert [one for one in ids if ids.count(one) > 1] == []
+
+
 def test_every_reference_leads_somewhere_and_every_schema_is_used() -> None:
     text = json.dumps(DOCUMENT)
     for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', text)):
