@@ -15,7 +15,16 @@ from typing import Any, Literal
 
 import structlog
 
+#: Where the words of an exception end and those of the next one begin (traceback, chained exceptions).
+_END = r"(?=\n\n(?:The above exception|During handling)|\Z)"
+
 _SECRETS: tuple[tuple[re.Pattern[str], str], ...] = (
+    # PostgreSQL quotes the row that it refuses, and asyncpg the value: a message, an address, whatever it was.
+    (re.compile(r"\n(DETAIL|CONTEXT): .*?" + _END, re.DOTALL), r"\n\1: [redacted]"),
+    (
+        re.compile(r"(invalid input (?:syntax|value|for query argument)[^:\n]*: ).*?" + _END, re.DOTALL),
+        r"\1[redacted]",
+    ),
     (re.compile(r"(?i)\b(token|ticket|positions|secret|password|api_key)=[^&\s\"']+"), r"\1=[redacted]"),
     (re.compile(r"\bey[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), "[redacted token]"),
     (re.compile(r"\bck_[A-Za-z0-9]+_[A-Za-z0-9_-]+"), "[redacted api key]"),

@@ -5,7 +5,9 @@ token, a phone number and a message. None of them sings: in the log, in the metr
 
 from __future__ import annotations
 
+import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -164,12 +166,16 @@ async def test_no_canary_sings(database, redis):
         known = await Client(shown=TOKEN).connect(one)
         kept = (await one.notify(MESSAGE, user_id=PHONE)).json()["id"]
 
+        soon = (datetime.now(UTC) + timedelta(seconds=2)).isoformat()
+        person = {"title": MESSAGE, "message": f"two\nlines of {MESSAGE}", "user_id": PHONE}
+        due = await one.ask("POST", "/api/v1/notifications", {**person, "scheduled_for": soon}, as_=service())
+        assert due.status_code == 201
+
         # What nobody foresaw, and whose own words quote the row.
         connection = await asyncpg.connect(database)
         for table in ("notifications", "notification_receipts", "ws_tickets", "stream_members"):
             await connection.execute(f"ALTER TABLE {table} ADD CONSTRAINT never CHECK (false) NOT VALID")
         await connection.close()
-        person = {"title": MESSAGE, "message": MESSAGE, "user_id": PHONE}
         broken = [
             await one.ask("POST", "/api/v1/notifications", person, as_=service()),
             await one.ask("POST", "/api/v1/notifications", {**person, "user_id": None}, as_=TOKEN),
@@ -181,6 +187,9 @@ async def test_no_canary_sings(database, redis):
         assert await known.closed() == 1011
         stranger = token(PHONE + "0", token_id="canary")
         await (await Client(shown=stranger).connect(other, welcome=False)).closed()
+        async with asyncio.timeout(10):
+            while not any("job_failed" in node.log for node in pair):
+                await asyncio.sleep(0.05)
         assert "connection_failed" in one.log
         assert "request_failed" in one.log
         assert 500 in {answer.status_code for answer in broken}, [answer.text for answer in broken]
