@@ -11,7 +11,9 @@ import msgspec
 from hub.frames import encode as to_json
 from hub.protocol import Positions
 
-MAX_LENGTH = 16 * 1024  # characters
+MAX_LENGTH = (
+    8 * 1024
+)  # characters: a URL must fit into a request's head (HUB_HTTP_*); the command resume has more room
 
 
 class Vector(NamedTuple):

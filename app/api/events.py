@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 
 from app.api.operation import Call, answer
 from app.api.reading import query
-from core.errors import invalid
+from core.errors import ServiceError, invalid
 from hub import positions
 from hub.feed import Event, Feed, feed
 from hub.positions import Vector
@@ -19,8 +19,11 @@ from hub.positions import Vector
 KEEPALIVE_S = 15.0
 MAX_WAIT_S = 55.0
 
+#: The greeting of a poll is awaited for so long at least, however short its own wait.
+GREETING_S = 5.0
+
 #: Frames that are about the connection, not about the streams.
-_GREETINGS = frozenset({"welcome", "resumed"})
+_NO_NEWS = frozenset({"welcome", "resumed", "error"})
 
 
 class EventsQuery(BaseModel):
@@ -31,6 +34,7 @@ class EventsQuery(BaseModel):
     since: str | None = Field(
         default=None,
         max_length=positions.MAX_LENGTH,
+        pattern=r"^[A-Za-z0-9_-]*$",
         description="Where the client stands: the `since` of the answer before, or an event's id.",
     )
     wait: float = Field(default=25, ge=0, le=MAX_WAIT_S, description="Of a long poll, in seconds.")
@@ -62,30 +66,36 @@ async def _poll(call: Call, resume: Vector | None, wait: float) -> Response:
     async with feed(
         call.services.node, call.identity, address=_address(call), transport="long_poll", resume=resume
     ) as reader:
-        gathered = await _gather(reader, wait if resume is not None else 0)
+        gathered, greeted = await _gather(reader, resume is not None, wait)
         since = positions.encode(reader.vector)
-    listed = b",".join(event.payload for event in gathered if event.type not in _GREETINGS)
+    if not gathered and not greeted:  # an answer without a word would look as if nothing had come
+        raise reader.failure or ServiceError("unavailable", retry_after=1)
+    listed = b",".join(event.payload for event in gathered)
     return answer(b'{"events":[%b],"since":"%b"}' % (listed, since.encode()))
 
 
-async def _gather(reader: Feed, wait: float) -> list[Event]:
-    """The greeting, and then what there is: at once, or as soon as something comes."""
-    gathered: list[Event] = []
+async def _gather(reader: Feed, resuming: bool, wait: float) -> tuple[list[Event], bool]:
+    """
+    What there is: at once, or as soon as something comes; and whether the greeting came to its end.
+
+    resuming: everything that was missed stands between `welcome` and `resumed`, so only then there is nothing.
+    """
+    last_word = "resumed" if resuming else "welcome"
+    news: list[Event] = []
+    greeted = False
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + (wait if resuming else 0)
     try:
-        async with asyncio.timeout(max(wait, 5)) as limit:
-            loop = asyncio.get_running_loop()
-            ends_at = loop.time() + wait
-            while reader.ended is None:
-                gathered += await reader.events()
-                greeted = any(event.type in ("welcome", "resync") for event in gathered)
-                news = any(event.type not in _GREETINGS for event in gathered)
-                if greeted and (news or loop.time() >= ends_at):
-                    break
-                if greeted:
+        async with asyncio.timeout_at(max(ends_at, loop.time() + GREETING_S)) as limit:
+            while not news and reader.ended is None and not (greeted and loop.time() >= ends_at):
+                taken = await reader.events()
+                news += (event for event in taken if event.type not in _NO_NEWS)
+                if not greeted and any(event.type == last_word for event in taken):
+                    greeted = True
                     limit.reschedule(ends_at)
     except TimeoutError:
-        gathered += reader.take()
-    return gathered
+        pass  # nothing came in time
+    return news, greeted
 
 
 async def _stream(call: Call, resume: Vector | None) -> AsyncIterator[bytes]:
