@@ -58,8 +58,9 @@ class Feed:
 
     wire = None  # it takes payloads
 
-    def __init__(self, node: Node, identity: Identity) -> None:
+    def __init__(self, node: Node, identity: Identity, resume: Vector | None) -> None:
         self.identity: Identity = identity
+        self.failure: ServiceError | None = None  # why the session could not go on, when it could not
         self._waiting: deque[bytes] = deque()
         self._bytes = 0
         self._news = asyncio.Event()
@@ -67,8 +68,10 @@ class Feed:
         self._room.set()
         self._ended: Disconnect | None = None
         self._jobs: asyncio.Queue[str | tuple[str, bytes]] = asyncio.Queue()
-        self._epoch = node.hub.epoch
-        self._positions: dict[str, int] = {}
+        # Until it is greeted a reader stands where it stood: what ends before must not move it.
+        self._resume = resume
+        self._epoch, known = resume or Vector(node.hub.epoch, {})
+        self._positions = dict(known)
         self._session = Session(
             hub=node.hub,
             inbox=node.inbox,
@@ -79,10 +82,10 @@ class Feed:
             settings=node.session_settings,
         )
 
-    async def run(self, connection_id: str, resume: Vector | None) -> None:
+    async def run(self, connection_id: str) -> None:
         """Keep the session going until it is cancelled; what it cannot go on from ends the feed."""
         try:
-            await self._session.begin(connection_id, resume)
+            await self._session.begin(connection_id, self._resume)
             while True:
                 match await self._jobs.get():
                     case (kind, payload):
@@ -92,6 +95,7 @@ class Feed:
         except ConnectionError:
             pass
         except ServiceError as error:
+            self.failure = error
             self._put(protocol.error(None, error))
             self.close(disconnect.OVERLOADED)
 
@@ -158,8 +162,10 @@ class Feed:
 
     def _event(self, payload: bytes) -> Event:
         head = _head.decode(payload)
-        if head.positions is not None and head.type in ("welcome", "resync", "resumed"):
+        if head.positions is not None and head.type in ("welcome", "resync"):
             self._epoch = head.epoch or self._epoch
+            self._positions = dict(head.positions)
+        elif head.positions is not None and head.type == "resumed":
             self._positions.update(head.positions)
         elif head.stream is not None:
             self._positions[head.stream] = head.seq
@@ -189,9 +195,9 @@ async def feed(
     reader = None
     try:
         place.identify(identity.tenant_id, identity.user_id)
-        reader = Feed(node, identity)
+        reader = Feed(node, identity, resume)
         node.attend(reader)
-        session = node.spawn(reader.run(str(connection_id), resume))
+        session = node.spawn(reader.run(str(connection_id)))
         try:
             yield reader
         finally:
