@@ -19,7 +19,9 @@ from core.errors import ServiceError
 from hub.frames import encode
 
 Ref: TypeAlias = Annotated[str, Meta(max_length=64)] | int | None
-Positions: TypeAlias = Annotated[dict[str, Annotated[int, Meta(ge=0)]], Meta(max_length=1000)]
+#: A place in a stream; what the store can hold, since it is counted with and asked for.
+Position: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Positions: TypeAlias = Annotated[dict[str, Position], Meta(max_length=1000)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=127)]
 Token: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4096)]
 
@@ -63,7 +65,7 @@ class Subscribe(Command, tag="subscribe_channel", frozen=True, kw_only=True):
 
     channel: Name
     epoch: str | None = None
-    since: Annotated[int, Meta(ge=0)] | None = None
+    since: Position | None = None
     types: (
         Annotated[list[Annotated[str, Meta(min_length=1, max_length=64)]], Meta(min_length=1, max_length=32)]
         | None
