@@ -101,7 +101,7 @@ class Hub:
         self._on_latency = on_latency
         self._commits: list[float] = []  # of what waits for the flush
         self._streams: dict[StreamKey, LiveStream] = {}
-        self._opening: dict[LiveStream, asyncio.Future[None]] = {}
+        self._opening: dict[LiveStream, asyncio.Task[None]] = {}
         self._repairs: dict[LiveStream, asyncio.Task[None]] = {}
         self._channels: dict[tuple[str, str], dict[Member, None]] = {}
         self._dirty: list[LiveStream] = []
@@ -251,13 +251,13 @@ class Hub:
         stream = self._streams.get(entry.key)
         if stream is None:
             return
+        before = stream.position
         if stream.offer(entry):
             self._commits.append(committed)
+            self._move_members(stream, before)
             self._touch(stream)
         elif stream.has_gap and stream not in self._repairs:
             self._loop.call_later(self.settings.gap_patience.total_seconds(), self._mind_gap, stream)
-        if entry.kind in _MEMBERSHIP:
-            self._move_members(stream, entry)
 
     def _take_message(self, tenant_id: str, channel: str, payload: bytes) -> None:
         key = (tenant_id, channel)
@@ -348,10 +348,12 @@ class Hub:
             else:
                 member.deliver(batch.payloads)
 
-    def _move_members(self, stream: LiveStream, entry: Entry) -> None:
-        """The connections of a person follow what the person follows."""
-        for member in stream.members():
-            self._loop.call_soon(member.on_membership, entry.kind, entry.payload)
+    def _move_members(self, stream: LiveStream, after: int) -> None:
+        """The connections of a person follow what the person follows: each new entry is told once, in order."""
+        for entry in stream.newer(after):
+            if entry.kind in _MEMBERSHIP:
+                for member in stream.members():
+                    self._loop.call_soon(member.on_membership, entry.kind, entry.payload)
 
     # -- joining and leaving
 
@@ -401,7 +403,8 @@ class Hub:
             # Perhaps this node is behind what the client has already seen elsewhere.
             await self._repair(stream)
         while self._streams.get(stream.key) is stream and after <= stream.position:
-            if after > stream.flushed:
+            # A move that waits for the flush was told to the members of its moment: it is handed over here.
+            if after > stream.flushed or any(e.kind in _MEMBERSHIP for e in stream.newer(stream.flushed)):
                 self._flush()
             rest = stream.since(after)
             if rest is not None:
@@ -478,26 +481,21 @@ class Hub:
             self._spawn(self._unlisten_stream(stream.key))
 
     async def _open(self, stream: LiveStream) -> None:
-        """Listen first, then learn the head: what is published in between is not missed. Many wait for one."""
+        """
+        Listen first, then learn the head: what is published in between is not missed. Many wait for one, and
+        none of them takes it along when it goes.
+        """
         opening = self._opening.get(stream)
-        if opening is not None:
-            await asyncio.shield(opening)
-            return
-        opening = self._opening[stream] = self._loop.create_future()
-        try:
-            await self._listen(_stream_channel(stream.key))
-            head = await self._head(stream.key)
-            if not stream.is_open and stream.open(head):
-                self._touch(stream)
-            opening.set_result(None)
-        except BaseException as error:
-            opening.set_exception(
-                error if isinstance(error, ServiceError) else ServiceError("unavailable", retry_after=1)
-            )
-            opening.exception()  # seen: nobody may be waiting
-            raise
-        finally:
-            del self._opening[stream]
+        if opening is None:
+            opening = self._opening[stream] = self._spawn(self._listen_and_open(stream))
+            opening.add_done_callback(lambda _: self._opening.pop(stream, None))
+        await asyncio.shield(opening)
+
+    async def _listen_and_open(self, stream: LiveStream) -> None:
+        await self._listen(_stream_channel(stream.key))
+        head = await self._head(stream.key)
+        if not stream.is_open and stream.open(head):
+            self._touch(stream)
 
     async def _listen(self, channel: str) -> None:
         try:
@@ -538,9 +536,13 @@ class Hub:
                     future.set_exception(error)
                     future.exception()  # seen: its waiter may have gone
                 continue
-            except BaseException:
+            except BaseException as error:
                 for future in wanted.values():
-                    future.cancel()
+                    if isinstance(error, Exception):
+                        future.set_exception(error)
+                        future.exception()
+                    else:
+                        future.cancel()
                 self._heads_task = None
                 raise
             self._check_epoch(heads.epoch)
@@ -591,12 +593,9 @@ class Hub:
         """Entries from the store into the stream; how many it had not known."""
         before = stream.position
         if stream.fill(entries):
+            self._move_members(stream, before)
             self._touch(stream)
-        known = [entry for entry in entries if entry.seq > before]
-        for entry in known:
-            if entry.kind in _MEMBERSHIP:
-                self._move_members(stream, entry)
-        return len(known)
+        return sum(entry.seq > before for entry in entries)
 
     def _mind_gap(self, stream: LiveStream) -> None:
         if stream.has_gap and stream not in self._repairs and self._streams.get(stream.key) is stream:
@@ -614,7 +613,7 @@ class Hub:
 
     def _doubt_channel(self, channel: str) -> None:
         for stream in self._streams.values():
-            if _stream_channel(stream.key) == channel:
+            if stream.is_open and _stream_channel(stream.key) == channel:
                 self._spawn(self._repair_quietly(stream))
                 return
 
@@ -633,6 +632,8 @@ class Hub:
                 await self.audit()
             except ServiceError as error:
                 log.warning("audit_postponed", code=error.code)
+            except Exception:  # without it a lost publication stays lost: nothing may end it
+                log.exception("audit_failed")
 
     async def audit(self) -> None:
         """One comparison of all streams. Raises ServiceError (unavailable) when the store is away."""
@@ -717,8 +718,9 @@ class Hub:
 
 
 def _stream_channel(key: StreamKey) -> str:
-    return f"s:{key.tenant_id}:{key.name}"
+    """A tenant's id may have colons but no slash: two tenants never share a channel."""
+    return f"s:{key.tenant_id}/{key.name}"
 
 
 def _message_channel(tenant_id: str, channel: str) -> str:
-    return f"m:{tenant_id}:{channel}"
+    return f"m:{tenant_id}/{channel}"

@@ -235,6 +235,17 @@ class LiveStream:
         last = self.flushed + 1 - ring[0].entry.seq
         return [ring[index].entry for index in range(first, last)]
 
+    def newer(self, after: int) -> list[Entry]:
+        """The entries after a position, flushed or not, of those that are kept; in order."""
+        if after >= self.position or not self._ring:
+            return []
+        fresh: list[Entry] = []
+        for framed in reversed(self._ring):
+            if framed.entry.seq <= after:
+                break
+            fresh.append(framed.entry)
+        return fresh[::-1]
+
     def enter(self, member: Member, wanted: Filter = EVERYTHING) -> None:
         """
         From now on the member is handed everything after `flushed`: it must have everything before.

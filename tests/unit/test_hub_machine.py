@@ -34,7 +34,7 @@ from hub.hub import Hub, HubSettings, Lost
 from hub.stream import EVERYTHING, LiveStream, Member
 
 KEY = StreamKey("default", "user:anna")
-CHANNEL = "s:default:user:anna"
+CHANNEL = "s:default/user:anna"
 SEAL = Seal(b"k" * 32)
 #: Small, so that runs of a few steps leave the ring and need several pages.
 PAGE = 3
