@@ -21,17 +21,16 @@ from app.build import running
 from app.cluster import ClusterError
 from app.first_run import prepared
 from app.migrate import migrate
+from app.own_tokens import own_token
 from app.server import bind, run, server
 from app.settings import ROLES, BadSetting, Settings, read
 from app.supervisor import Child, Supervisor, environment
 from app.version import VERSION
 from app.welcome import welcome
-from core.clock import SystemClock
 from core.database import open_database
 from core.errors import ServiceError
 from core.identity import ROLES as TOKEN_ROLES
-from core.identity import SCOPES, mint
-from core.keys import Key
+from core.identity import SCOPES
 from hub.history_postgres import bump_epoch
 
 log = structlog.stdlib.get_logger("app")
@@ -160,16 +159,14 @@ async def _token(settings: Settings, options: argparse.Namespace) -> int:
         return 2
     secret = from_settings or doctor.development_secret(settings)
     try:
-        text = mint(
-            Key.secret(secret, settings.secrets.jwt_algorithm),
+        text = own_token(
+            settings,
+            secret,
             options.user,
-            now=SystemClock().now().timestamp(),
             life=timedelta(seconds=options.life),
             tenant_id=options.tenant,
             scopes=options.scope,
             roles=options.role,
-            issuer=settings.tokens.issuer,
-            audience=next(iter(sorted(settings.tokens.audiences)), None),
         )
     except ValueError as error:
         print(f"carillon: {error}", file=sys.stderr)
@@ -207,6 +204,12 @@ def _environment(options: argparse.Namespace) -> Mapping[str, str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="carillon", description="A self-hosted real-time notification hub.")
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**31:
+        raise argparse.ArgumentTypeError("must be a number of seconds, 1 or more")
+    return int(text)
+
+
     parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serving = commands.add_parser("serve", help="run the hub; without settings, on embedded parts")
@@ -238,7 +241,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ROLE",
         help=f"may be given several times: {', '.join(sorted(TOKEN_ROLES))}",
     )
-    minting.add_argument("--life", type=int, default=3600, metavar="SECONDS", help="until it expires (3600)")
+    minting.add_argument(
+        "--life", type=_seconds, default=3600, metavar="SECONDS", help="until it expires (3600)"
+    )
     commands.add_parser(
         "doctor", help="look at settings, database, Redis, clock, zones and keys; say what to mend"
     )

@@ -26,10 +26,11 @@ from app.authentication import Authentication, RevocationFeed
 from app.console import console_routes
 from app.jwks import PublishedKeys
 from app.migrate import migrate, pending
+from app.own_tokens import own_token
 from app.settings import BadSetting, Settings
 from core.clock import SystemClock
 from core.database import Database, open_database
-from core.identity import Identity, Verifier, mint
+from core.identity import Identity, Verifier
 from core.keys import Key, KeySet
 from core.revocation import Revocations
 from delivery.api_keys_store import ApiKeys
@@ -250,8 +251,7 @@ def _demo_tokens(settings: Settings) -> Callable[[str], str] | None:
     secret = settings.secrets.jwt_secret_key
     if settings.production or secret is None:
         return None
-    key = Key.secret(secret, settings.secrets.jwt_algorithm)
-    return lambda user_id: mint(key, user_id, now=SystemClock().now().timestamp(), life=DEMO_TOKEN_LIFE)
+    return lambda user_id: own_token(settings, secret, user_id, life=DEMO_TOKEN_LIFE)
 
 
 def _go_on(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:

@@ -224,6 +224,15 @@ def _check(process: ProcessSettings, secrets: SecretSettings) -> None:
     unknown = process.roles - set(ROLES)
     if unknown or not process.roles:
         raise BadSetting("CARILLON_ROLES", f"must be some of {', '.join(ROLES)}")
+    if process.port > 65535:
+        raise BadSetting("PORT", "must be 0-65535")
+    if process.internal_port is not None and (
+        not 0 < process.internal_port < 65536 or process.internal_port == process.port
+    ):
+        raise BadSetting("HUB_INTERNAL_PORT", "must be 1-65535 and another than PORT")
+    scheme = (secrets.database_url or "postgresql://").partition("://")[0].partition("+")[0]
+    if scheme not in ("postgresql", "postgres"):
+        raise BadSetting("DATABASE_URL", "must begin with postgresql://")
     if process.workers < 1:
         raise BadSetting("CARILLON_WORKERS", "must be 1 or more")
     if process.workers > 1 and not secrets.redis_url:
@@ -270,7 +279,7 @@ def _fill(struct: type[S], given: Mapping[str, str], **known: Any) -> S:
     try:
         return struct(**values)
     except ValueError as error:
-        raise BadSetting(used or struct.__name__, str(error)) from None
+        raise BadSetting(used or f"{section.prefix}*", str(error)) from None
 
 
 def _parse(kind: Any, text: str) -> Any:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+from app.own_tokens import own_token
 from app.settings import Settings
-from core.clock import SystemClock
-from core.identity import mint
-from core.keys import Key
 
 #: How long the printed token lives.
 TOKEN_LIFE = timedelta(hours=12)
@@ -16,25 +14,18 @@ TOKEN_LIFE = timedelta(hours=12)
 
 def welcome(settings: Settings, port: int, notices: Sequence[str]) -> str:
     """The text of the first minute with Carillon."""
-    host = settings.process.host
-    url = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0', '::', '::1') else host}:{port}"
+    url = _url(settings, port)
     lines = ["", f"  Carillon is ringing at {url}", ""]
     lines += [f"  note: {notice}" for notice in notices]
     secret = settings.secrets.jwt_secret_key
     if secret is None:
         return "\n".join([*lines, ""])
-    key = Key.secret(secret, settings.secrets.jwt_algorithm)
-    token = mint(
-        key,
-        "curl",
-        now=SystemClock().now().timestamp(),
-        life=TOKEN_LIFE,
-        roles=["service"],
-        issuer=settings.tokens.issuer,
-        audience=next(iter(sorted(settings.tokens.audiences)), None),
+    token = own_token(settings, secret, "curl", life=TOKEN_LIFE, roles=["service"])
+    internal = (
+        url if settings.process.internal_port is None else _url(settings, settings.process.internal_port)
     )
     broadcast = _curl(
-        f"{url}/internal/broadcast",
+        f"{internal}/internal/broadcast",
         "$TOKEN",
         '{"broadcast_to_tenant": true, "tenant_id": "default", "title": "Ding", "message": "The bell works."}',
     )
@@ -60,6 +51,13 @@ def welcome(settings: Settings, port: int, notices: Sequence[str]) -> str:
             "",
         ]
     )
+
+
+def _url(settings: Settings, port: int) -> str:
+    host = settings.process.host
+    if host in ("127.0.0.1", "0.0.0.0", "::", "::1"):
+        host = "localhost"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _curl(url: str, token: str, body: str) -> str:

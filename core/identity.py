@@ -12,7 +12,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal, TypeGuard
@@ -375,7 +375,7 @@ def mint(
     scopes: Iterable[str] = (),
     roles: Iterable[str] = (),
     issuer: str | None = None,
-    audience: str | None = None,
+    audience: str | Sequence[str] | None = None,
     token_id: str | None = None,
 ) -> str:
     """
