@@ -76,11 +76,11 @@ def serve(settings: Settings, options: argparse.Namespace) -> int:
 
 async def _serve(settings: Settings) -> int:
     process = settings.process
-    shared = SHARED_PORT in os.environ
-    listener = bind(process.host, process.port, shared=shared)
+    shared, buffer = SHARED_PORT in os.environ, process.send_buffer_bytes
+    listener = bind(process.host, process.port, shared=shared, send_buffer_bytes=buffer)
     inner = None
     if process.internal_port is not None and "web" in process.roles:
-        inner = bind(process.host, process.internal_port, shared=shared)
+        inner = bind(process.host, process.internal_port, shared=shared, send_buffer_bytes=buffer)
     async with prepared(settings) as (settings, notices), running(settings) as node:
         servers = [(server(node.public, settings), listener)]
         if node.internal is not None and inner is not None:
@@ -101,7 +101,9 @@ async def _serve(settings: Settings) -> int:
 async def _supervise(settings: Settings) -> int:
     """The parent holds what the children share: the embedded database, the generated key, the port."""
     process = settings.process
-    reserved = bind(process.host, process.port, shared=True)  # never listens: it keeps the port ours
+    reserved = bind(
+        process.host, process.port, shared=True, send_buffer_bytes=process.send_buffer_bytes
+    )  # never listens: it keeps the port ours
     port = reserved.getsockname()[1]
     async with prepared(settings) as (settings, notices):
         if process.migrate:
@@ -202,14 +204,14 @@ def _environment(options: argparse.Namespace) -> Mapping[str, str]:
     return {**os.environ, **{name: value for name, value in said.items() if value is not None}}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="carillon", description="A self-hosted real-time notification hub.")
 def _seconds(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 2**31:
         raise argparse.ArgumentTypeError("must be a number of seconds, 1 or more")
     return int(text)
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="carillon", description="A self-hosted real-time notification hub.")
     parser.add_argument("--version", action="version", version=VERSION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serving = commands.add_parser("serve", help="run the hub; without settings, on embedded parts")

@@ -34,9 +34,11 @@ class Server(uvicorn.Server):
             server.close()
 
 
-def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+def bind(host: str, port: int, *, send_buffer_bytes: int, shared: bool = False) -> socket.socket:
     """
     A listening address. shared: several processes may bind it, the kernel spreads newcomers over them.
+
+    send_buffer_bytes: what the kernel may hold for each connection that does not read; without it, megabytes.
 
     Raises OSError when the address is taken or not ours.
     """
@@ -46,6 +48,9 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes
+        )  # its connections inherit it
         listener.bind((host, port))
         listener.setblocking(False)
     except OSError:

@@ -68,6 +68,9 @@ class ProcessSettings:
     state: Path = Path(".carillon")  # generated keys and the embedded database
     drain: timedelta = timedelta(seconds=10)  # over which connections are sent elsewhere at the end
     shutdown: timedelta = timedelta(seconds=15)  # for requests under way, after the drain
+    send_buffer_bytes: int = (
+        256 * 1024
+    )  # the kernel's, of each connection: what a client that never reads may hold
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "text"] = "text"
     forwarded_from: str = "127.0.0.1"  # proxies whose X-Forwarded-For counts, comma-separated; "*": any
@@ -221,9 +224,6 @@ def variable(section: Section, name: str) -> str:
 
 
 def _check(process: ProcessSettings, secrets: SecretSettings) -> None:
-    unknown = process.roles - set(ROLES)
-    if unknown or not process.roles:
-        raise BadSetting("CARILLON_ROLES", f"must be some of {', '.join(ROLES)}")
     if process.port > 65535:
         raise BadSetting("PORT", "must be 0-65535")
     if process.internal_port is not None and (
@@ -233,6 +233,9 @@ def _check(process: ProcessSettings, secrets: SecretSettings) -> None:
     scheme = (secrets.database_url or "postgresql://").partition("://")[0].partition("+")[0]
     if scheme not in ("postgresql", "postgres"):
         raise BadSetting("DATABASE_URL", "must begin with postgresql://")
+    unknown = process.roles - set(ROLES)
+    if unknown or not process.roles:
+        raise BadSetting("CARILLON_ROLES", f"must be some of {', '.join(ROLES)}")
     if process.workers < 1:
         raise BadSetting("CARILLON_WORKERS", "must be 1 or more")
     if process.workers > 1 and not secrets.redis_url:

@@ -22,10 +22,13 @@ class Disconnect:
     meaning: str  # for docs/protocol.md
 
 
-BAD_TOKEN = Disconnect(4401, "unauthorized", "never", "The token is missing, wrong, revoked or used up.")
+BAD_TOKEN = Disconnect(4401, "unauthorized", "never", "The token is missing, wrong or revoked.")
 FORBIDDEN = Disconnect(4403, "forbidden", "never", "This person may not connect here.")
 NO_CHANNEL = Disconnect(
-    4404, "no such channel", "never", "The connection was for a channel that does not exist."
+    4404,
+    "no such channel",
+    "never",
+    "The connection was for a channel that does not exist. Not sent by this version.",
 )
 AUTH_TIMEOUT = Disconnect(4408, "authentication timeout", "with_new_token", "No token came in time.")
 TOO_MANY = Disconnect(
@@ -35,7 +38,10 @@ TOO_MANY = Disconnect(
     "This person, address or tenant has as many connections as it may.",
 )
 TOKEN_EXPIRED = Disconnect(
-    4410, "token expired", "with_new_token", "The token ran out and was not refreshed."
+    4410,
+    "token expired",
+    "with_new_token",
+    "The token ran out and was not refreshed, or the ticket is used up or too old.",
 )
 SLOW_DOWN = Disconnect(4429, "slow down", "after_hint", "More commands than the limit allows, for too long.")
 GOING_AWAY = Disconnect(1012, "restart", "after_hint", "This node is going down or being replaced.")
