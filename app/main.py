@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from contextlib import AsyncExitStack
 
+import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import logs
@@ -15,6 +16,8 @@ from app.build import running
 from app.first_run import prepared
 from app.settings import read
 from app.version import VERSION
+
+log = structlog.stdlib.get_logger("app")
 
 
 class Application:
@@ -44,6 +47,9 @@ class Application:
             except Exception as error:
                 await send({"type": "lifespan.startup.failed", "message": logs.redact(str(error))})
                 raise
+            log.info(
+                "ready", roles=sorted(settings.process.roles)
+            )  # the server's own lines are quiet: logs.py
             await send({"type": "lifespan.startup.complete"})
             await receive()  # lifespan.shutdown
         await send({"type": "lifespan.shutdown.complete"})

@@ -31,7 +31,7 @@ async def migrate(dsn: str) -> list[str]:
 
     Two nodes that start together may both call this: one works, the other waits and finds nothing to do.
     A database of a newer version has seen them all: a node of the version before may start beside newer ones.
-    Raises what asyncpg raises; then nothing was changed.
+    Raises ServiceError (unavailable) when the server lets nobody in, else what asyncpg raises; then nothing was changed.
     """
     config = _config()
     config.attributes["dsn"] = dsn

@@ -21,6 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from app.embedded import DIRECTORY, start_postgres
 from app.migrate import LOCK, driver_dsn
+from core.errors import ServiceError
 
 
 def applied(
@@ -37,6 +38,14 @@ def run(connection: Connection) -> None:
         context.run_migrations()
 
 
+async def connect(dsn: str) -> asyncpg.Connection:
+    """Raises ServiceError (unavailable) with the server's own words, which hold no password, when it lets nobody in."""
+    try:
+        return await asyncpg.connect(driver_dsn(dsn), server_settings={"application_name": "migrate"})
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OverflowError) as error:
+        raise ServiceError("unavailable", f"DATABASE_URL: {error}") from error
+
+
 async def online() -> None:
     """Migrate under an advisory lock of the session: of nodes that start together one works and the others wait."""
     async with AsyncExitStack() as stack:
@@ -46,11 +55,7 @@ async def online() -> None:
             stack.push_async_callback(embedded.stop)
             dsn = embedded.dsn
         engine = create_async_engine(
-            "postgresql+asyncpg://",
-            async_creator=lambda: asyncpg.connect(
-                driver_dsn(dsn), server_settings={"application_name": "migrate"}
-            ),
-            poolclass=NullPool,
+            "postgresql+asyncpg://", async_creator=lambda: connect(dsn), poolclass=NullPool
         )
         stack.push_async_callback(engine.dispose)
         connection = await stack.enter_async_context(engine.connect())

@@ -145,7 +145,7 @@ async def test_a_node_that_stood_still_for_5_seconds_hands_over_what_it_slept_th
 
 
 class PlainUvicorn(Node):
-    """The command of the AIVO document: our application without our protocol classes. It says nothing when it is ready."""
+    """The command of the AIVO document: our application without our protocol classes. It does not say its port."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         self._own_port = free_port()

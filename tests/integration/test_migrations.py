@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import migrations
 from app import migrate as migrate_module
 from app.migrate import LOCK, driver_dsn, migrate, pending
+from core.errors import ServiceError
 from tests import schema
 from tests.postgres import PostgresServer
 
@@ -78,6 +80,17 @@ async def test_a_url_with_the_driver_in_its_name_is_understood(empty_database: s
 
     assert await migrate(url)
     assert await pending(url) == []
+
+
+async def test_a_database_that_cannot_be_had_is_said_without_a_traceback(empty_database: str) -> None:
+    nowhere = urlunsplit(urlsplit(empty_database)._replace(path="/nowhere"))
+
+    for dsn in (nowhere, "postgresql://hub:a-canary@127.0.0.1:99999/hub", "sqlite:///a-canary"):
+        with pytest.raises(ServiceError, match=r"^DATABASE_URL: ") as refused:
+            await migrate(dsn)
+
+        assert refused.value.code == "unavailable"
+        assert "a-canary" not in refused.value.message
 
 
 async def test_a_node_waits_while_another_migrates(empty_database: str) -> None:
