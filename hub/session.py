@@ -143,7 +143,7 @@ class Session:
     async def resync(self) -> None:
         """Tell the client how things stand, and go on from there. Raises as begin() does."""
         for _ in range(3):
-            for key in list(self._listening):
+            for key in [*self._listening, *(self._parked or ())]:
                 self._leave(key)
             snapshot = await self._inbox.snapshot(self.identity, self._settings.newest)
             self._followed = set(snapshot.positions)
@@ -170,7 +170,7 @@ class Session:
         wanted = _filter(command)
         self._channels[channel] = wanted
         try:
-            await self._hub.listen(self._member, self.identity.tenant_id, channel)
+            await self._listen(channel)
             return await self._subscribe(channel, command, wanted)
         except ServiceError:
             del self._channels[channel]
@@ -208,9 +208,8 @@ class Session:
             return
         if key in self._followed and key in self._listening:
             return
-        self._followed.add(key)
-        position = self._leave(key)  # a subscription with a filter becomes a membership without one
-        if not await self._join({key: event.joined_seq if position is None else position}):
+        begun = self._follow(key, event.joined_seq)
+        if begun is None or not await self._join({key: begun}):
             await self.resync()
 
     # -- a client that reads too slowly
@@ -232,8 +231,8 @@ class Session:
         parked, self._parked = self._parked, None
         if parked is None:
             return
-        for channel in self._channels:
-            await self._hub.listen(self._member, self.identity.tenant_id, channel)
+        for channel in list(self._channels):
+            await self._listen(channel)
         if not await self._join(parked):
             await self.resync()
 
@@ -249,7 +248,8 @@ class Session:
 
     def positions(self) -> dict[str, int]:
         """Where the client stands in each stream, by wire names."""
-        return _wire({key: self._hub.position(key) for key in self._listening})
+        live = {key: self._hub.position(key) for key in self._listening}
+        return _wire({**(self._parked or {}), **live})
 
     async def _join(
         self, positions: Mapping[StreamKey, int], named: Collection[StreamKey] | None = None
@@ -277,11 +277,28 @@ class Session:
             key = self._topic(event.topic)
             if kind in ("unfollowed", "muted"):
                 self._forget(event.topic)
-            elif key not in self._followed or key not in named:
+            elif key not in named:
                 self._followed.add(key)
                 self._leave(key)
                 begun[key] = event.joined_seq
+            elif key not in self._followed:
+                since = self._follow(key, event.joined_seq)
+                if since is None:
+                    return False
+                begun[key] = since
         return not begun or await self._join(begun)
+
+    def _follow(self, key: StreamKey, joined_seq: int) -> int | None:
+        """
+        Leave a topic that is followed from now on; from where it is to be entered again. None: its
+        subscription had a filter, which may have held back what the person should have.
+        """
+        self._followed.add(key)
+        position = self._leave(key)
+        if position is None:
+            return joined_seq
+        wanted = self._channels.get(key.name.removeprefix("topic:"), EVERYTHING)
+        return position if wanted == EVERYTHING or position <= joined_seq else None
 
     def _forget(self, topic: str) -> None:
         """A topic is not followed any more; a subscription of this connection stays."""
@@ -319,8 +336,17 @@ class Session:
         return entered
 
     def _leave(self, key: StreamKey) -> int | None:
+        """Up to where it has the stream, also while it is suspended; None when it does not listen to it."""
         self._listening.discard(key)
-        return self._hub.leave(self._member, key)
+        parked = self._parked.pop(key, None) if self._parked is not None else None
+        position = self._hub.leave(self._member, key)
+        return parked if position is None else position
+
+    async def _listen(self, channel: str) -> None:
+        """Take a channel's ephemeral messages; one who is suspended or gone by then does not."""
+        await self._hub.listen(self._member, self.identity.tenant_id, channel)
+        if self._ended or self._parked is not None:
+            self._hub.unlisten(self._member, self.identity.tenant_id, channel)
 
     def _own(self, positions: Mapping[str, int]) -> dict[StreamKey, int]:
         """Those of some wire positions that are positions in this client's streams."""
