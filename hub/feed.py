@@ -68,8 +68,10 @@ class Feed:
         self._room.set()
         self._ended: Disconnect | None = None
         self._jobs: asyncio.Queue[str | tuple[str, bytes]] = asyncio.Queue()
-        # Until it is greeted a reader stands where it stood: what ends before must not move it.
+        # Until everything it missed was handed over, a reader stands where it stood, and in the streams that it
+        # knew: what ends before must not move it past a `resync`, or past what a new topic has held.
         self._resume = resume
+        self._settled = resume is None
         self._epoch, known = resume or Vector(node.hub.epoch, {})
         self._positions = dict(known)
         self._session = Session(
@@ -98,6 +100,9 @@ class Feed:
             self.failure = error
             self._put(protocol.error(None, error))
             self.close(disconnect.OVERLOADED)
+        except Exception:
+            log.exception("feed_failed", connection_id=connection_id)
+            self.close(disconnect.INTERNAL)
 
     async def events(self) -> list[Event]:
         """What has come since the last call; waits for the first. Empty when the feed has ended."""
@@ -162,15 +167,21 @@ class Feed:
 
     def _event(self, payload: bytes) -> Event:
         head = _head.decode(payload)
-        if head.positions is not None and head.type in ("welcome", "resync"):
+        if head.positions is not None and (
+            head.type == "resync" or (head.type == "welcome" and self._settled)
+        ):
             self._epoch = head.epoch or self._epoch
             self._positions = dict(head.positions)
+            self._settled = True
         elif head.positions is not None and head.type == "resumed":
             self._positions.update(head.positions)
+            self._settled = True
         elif head.stream is not None:
-            self._positions[head.stream] = head.seq
+            if self._settled or head.stream in self._positions:
+                self._positions[head.stream] = head.seq
             if head.topic is not None and head.joined_seq is not None:
-                self._positions.setdefault(f"topic:{head.topic}", head.joined_seq)
+                name = f"topic:{head.topic}"
+                self._positions[name] = max(head.joined_seq, self._positions.get(name, 0))
         return Event(head.type, payload, self.vector)
 
 
