@@ -11,7 +11,7 @@ from starlette.websockets import WebSocket
 
 from core.errors import ServiceError
 from core.identity import Identity, InvalidToken
-from hub import disconnect, positions
+from hub import disconnect, positions, protocol
 from hub.connection import Connection, refusal
 from hub.fallback import AsgiWire
 from hub.limits import TooManyConnections
@@ -125,7 +125,8 @@ def _resume(query: QueryParams) -> tuple[Vector | None, ServiceError | None]:
         if "since" in query:
             if not query["since"].isdecimal() or len(query["since"]) > 19:
                 raise ValueError("not a position")
-            return Vector(query.get("epoch", ""), {"user": int(query["since"])}), None
+            since = min(int(query["since"]), protocol.MAX_POSITION)
+            return Vector(query.get("epoch", ""), {"user": since}), None
     except ValueError:
         return None, ServiceError("bad_request", "The positions in the URL cannot be read.")
     return None, None

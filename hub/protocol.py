@@ -20,7 +20,8 @@ from hub.frames import encode
 
 Ref: TypeAlias = Annotated[str, Meta(max_length=64)] | int | None
 #: A place in a stream; what the store can hold, since it is counted with and asked for.
-Position: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+MAX_POSITION = 2**63 - 1
+Position: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_POSITION)]
 Positions: TypeAlias = Annotated[dict[str, Position], Meta(max_length=1000)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=127)]
 Token: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4096)]
