@@ -31,6 +31,10 @@ log = structlog.stdlib.get_logger("hub")
 #: The channel on which nodes speak to nodes.
 CONTROL = "control"
 
+#: Pages that are read at the same time, of the connections of the store: whoever returns to a thousand topics, or
+#: a node that doubts ten thousand streams, leaves the others some.
+_READS = 4
+
 #: Kinds of events that change which streams a person's connections listen to.
 _MEMBERSHIP = frozenset({"followed", "unfollowed", "muted", "unmuted"})
 
@@ -108,6 +112,7 @@ class Hub:
         self._flushing = False
         self._messages: dict[tuple[str, str], Batch] = {}
         self._reads: dict[tuple[StreamKey, int], asyncio.Task[Page]] = {}
+        self._reading = asyncio.Semaphore(_READS)
         self._heads_wanted: dict[StreamKey, asyncio.Future[int]] = {}
         self._heads_task: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -554,9 +559,13 @@ class Hub:
         """A page of a stream; many who want the same one share the read."""
         task = self._reads.get((key, after))
         if task is None:
-            task = self._reads[key, after] = self._spawn(self._history.read(key, after))
+            task = self._reads[key, after] = self._spawn(self._read_in_turn(key, after))
             task.add_done_callback(lambda _: self._reads.pop((key, after), None))
         return await asyncio.shield(task)
+
+    async def _read_in_turn(self, key: StreamKey, after: int) -> Page:
+        async with self._reading:
+            return await self._history.read(key, after)
 
     async def _repair(self, stream: LiveStream) -> None:
         """

@@ -305,3 +305,27 @@ async def test_two_tenants_share_no_channel_of_the_broker(store):
         await hub.listen(anna, "a", "b:c")
         await hub.listen(anna, "a:b", "c")
         assert len(hub._broker._channels) == 3  # these and the nodes' own
+
+
+async def test_many_who_come_back_leave_connections_of_the_store_to_others(store, monkeypatch):
+    topics = [StreamKey("default", f"topic:{number}") for number in range(40)]
+    for topic in topics:
+        await commit(store, 1, topic)
+    async with node("a", store, MemoryBus()) as hub:
+        history, at_once, most = hub._history, 0, 0
+        read = history.read
+
+        async def counted(*arguments):
+            nonlocal at_once, most
+            at_once += 1
+            most = max(most, at_once)
+            try:
+                return await read(*arguments)
+            finally:
+                at_once -= 1
+
+        monkeypatch.setattr(history, "read", counted)
+        anna = Listener()
+        assert await asyncio.gather(*(hub.join(anna, topic, 0) for topic in topics)) == [1] * 40
+
+    assert most <= DatabaseSettings(url="").connections // 2
