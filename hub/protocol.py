@@ -26,6 +26,9 @@ Positions: TypeAlias = Annotated[dict[str, Position], Meta(max_length=1000)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=127)]
 Token: TypeAlias = Annotated[str, Meta(min_length=1, max_length=4096)]
 
+#: Bytes of JSON that a ping may have sent back: who does not read must not make us keep its frames.
+MAX_TIMESTAMP = 128
+
 #: How many notifications one command may change.
 MAX_IDS = 500
 
@@ -215,11 +218,14 @@ class BadCommand(ServiceError):
 def decode(text: str) -> AnyCommand:
     """Raises BadCommand, saying what is wrong and where."""
     try:
-        return _decoder.decode(text)
+        command = _decoder.decode(text)
     except msgspec.ValidationError as error:
         raise BadCommand(str(error), reference(text)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         raise BadCommand("The frame is not a JSON object.", None) from None
+    if isinstance(command, Ping) and len(bytes(command.timestamp)) > MAX_TIMESTAMP:
+        raise BadCommand(f"Expected at most {MAX_TIMESTAMP} bytes - at `$.timestamp`", command.id)
+    return command
 
 
 def reference(text: str) -> Ref:

@@ -28,3 +28,10 @@ def test_and_one_in_a_position_word() -> None:
 def test_the_last_position_there_can_be_is_one() -> None:
     decoded = protocol.decode(encode({"type": "received", "positions": {"user": 2**63 - 1}}).decode())
     assert isinstance(decoded, protocol.Received)
+
+
+def test_a_ping_is_no_way_to_have_a_whole_frame_sent_back() -> None:
+    assert protocol.decode('{"type":"ping","timestamp":"2026-01-31T09:00:00Z"}')
+    with pytest.raises(protocol.BadCommand) as refused:
+        protocol.decode(encode({"type": "ping", "id": 7, "timestamp": "x" * 60_000}).decode())
+    assert refused.value.ref == 7
