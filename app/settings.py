@@ -264,6 +264,34 @@ def _check_redis(url: str | None) -> None:
         raise BadSetting("REDIS_URL", str(error)) from None
 
 
+#: Longer than anything here lasts: a hundred years.
+_LONGEST_S = 3_155_760_000
+
+#: Where 0 would mean work without a pause, or none at all.
+_ABOVE_ZERO = frozenset(
+    {
+        "HUB_AUDIT_BATCH",
+        "HUB_AUDIT_INTERVAL",
+        "HUB_AUDIT_SHARE",
+        "HUB_CONNECTION_INTERVAL",
+        "HUB_DATABASE_ACQUIRE_TIMEOUT",
+        "HUB_DATABASE_CONNECTIONS",
+        "HUB_DATABASE_DEADLINE",
+        "HUB_INGEST_BATCH_LIMIT",
+        "HUB_INGEST_PATIENCE",
+        "HUB_PING_INTERVAL",
+        "HUB_PRESENCE_INTERVAL",
+        "HUB_REDIS_BATCH",
+        "HUB_REDIS_BEAT_INTERVAL",
+        "HUB_RETENTION_BATCH",
+        "HUB_SCHEDULER_BATCH",
+        "HUB_SCHEDULER_TICK",
+        "HUB_SWEEP_INTERVAL",
+        "JWKS_REFRESH",
+    }
+)
+
+
 def _fill(struct: type[S], given: Mapping[str, str], **known: Any) -> S:
     section = next(section for section in SECTIONS if section.struct is struct)
     hints = get_type_hints(struct)
@@ -279,6 +307,8 @@ def _fill(struct: type[S], given: Mapping[str, str], **known: Any) -> S:
                 values[one.name] = _parse(hints[one.name], given[name])
             except ValueError as error:
                 raise BadSetting(name, str(error)) from None
+            if name in _ABOVE_ZERO and not values[one.name]:
+                raise BadSetting(name, "must be above zero")
     try:
         return struct(**values)
     except ValueError as error:
@@ -322,6 +352,13 @@ def _number(text: str) -> float:
     return value
 
 
+def _seconds(text: str) -> timedelta:
+    value = _number(text)
+    if value > _LONGEST_S:
+        raise ValueError(f"must be at most {_LONGEST_S} seconds")
+    return timedelta(seconds=value)
+
+
 def _boolean(text: str) -> bool:
     words = {
         "on": True,
@@ -353,7 +390,7 @@ _PARSERS: Mapping[Any, Callable[[str], Any]] = {
     bool: _boolean,
     Path: Path,
     Rate: _rate,
-    timedelta: lambda text: timedelta(seconds=_number(text)),
+    timedelta: _seconds,
 }
 
 
