@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import gc
 import os
+import signal
 import sys
 import urllib.error
 import urllib.request
@@ -35,7 +36,7 @@ from hub.history_postgres import bump_epoch
 
 log = structlog.stdlib.get_logger("app")
 
-#: Told to the processes of a supervisor: the port is shared.
+#: Told to the processes of a supervisor: its process id. The port is shared, and without it nobody ends them.
 SHARED_PORT = "CARILLON_SHARED_PORT"
 
 
@@ -94,8 +95,19 @@ async def _serve(settings: Settings) -> int:
             if not settings.production and SHARED_PORT not in os.environ:
                 print(welcome(settings, port, notices), flush=True)
 
+        orphaned = asyncio.create_task(_end_with(int(os.environ[SHARED_PORT]))) if shared else None
         await run(servers, on_ready=on_ready, drain=node.drain)
+        if orphaned is not None:
+            orphaned.cancel()
     return 0
+
+
+async def _end_with(supervisor: int) -> None:
+    """Drain and end when the supervisor has died: its successor starts processes of its own on the port."""
+    while os.getppid() == supervisor:
+        await asyncio.sleep(1)
+    log.error("supervisor_died")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _supervise(settings: Settings) -> int:
@@ -113,7 +125,7 @@ async def _supervise(settings: Settings) -> int:
             "CARILLON_WORKERS": "1",
             "HUB_MIGRATE": "off",
             "PORT": str(port),
-            SHARED_PORT: "1",
+            SHARED_PORT: str(os.getpid()),
         }
         if settings.secrets.jwt_secret_key is not None:
             known["JWT_SECRET_KEY"] = settings.secrets.jwt_secret_key

@@ -222,6 +222,19 @@ async def _is_cut(person: Client) -> bool:
     return False
 
 
+async def test_processes_whose_supervisor_was_killed_end(database, redis):
+    settings = {"DATABASE_URL": database, "REDIS_URL": redis.url, "JWT_SECRET_KEY": SECRET, "HUB_DRAIN": "0"}
+    async with Node("--workers", "2", settings=settings, processes=2) as service_:
+        children = service_.children()
+        assert len(children) == 3
+        await service_.kill()
+
+        _, alive = await asyncio.to_thread(psutil.wait_procs, children, timeout=15)
+        for child in alive:
+            child.kill()
+        assert not alive
+
+
 async def test_several_workers_without_redis_are_refused_with_the_reason(database):
     refusal = await refusal_of({"DATABASE_URL": database, "JWT_SECRET_KEY": SECRET}, "--workers", "2")
 
