@@ -120,6 +120,9 @@ class Jobs:
     async def _attempt(self, work: Callable[[], Awaitable[object]]) -> None:
         try:
             await work()
+        except asyncio.CancelledError:
+            # By the end of run(): rolled back, and due as before. The ticker would call it a fault.
+            log.info("job_cut_short", job=work.__name__)
         except ServiceError as error:
             self.stats.failures += 1
             log.warning("job_postponed", job=work.__name__, code=error.code)

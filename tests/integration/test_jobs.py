@@ -269,6 +269,27 @@ async def test_used_up_tickets_keys_and_revocations_go_too(stores: Stores) -> No
     assert (removed.tickets, removed.keys, removed.revocations) == (1, 2, 1)
 
 
+async def test_a_job_that_is_cut_short_by_the_end_is_no_fault(
+    stores: Stores, caplog: pytest.LogCaptureFixture
+) -> None:
+    jobs = jobs_of(stores, scheduler_tick=timedelta(milliseconds=20))
+    begun: asyncio.Future[asyncio.Task[Any]] = asyncio.get_running_loop().create_future()
+
+    async def endless() -> None:
+        if (task := asyncio.current_task()) is not None and not begun.done():
+            begun.set_result(task)
+        await asyncio.Event().wait()
+
+    jobs.retain = endless  # type: ignore[method-assign, assignment]  # a job that is always under way
+    running = asyncio.create_task(jobs.run())
+    job = await begun
+
+    running.cancel()
+    await asyncio.gather(running, job, return_exceptions=True)
+
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 async def test_the_scheduler_ticks_until_it_is_stopped_and_outlives_an_outage(stores: Stores) -> None:
     jobs = jobs_of(stores, scheduler_tick=timedelta(milliseconds=20))
     running = asyncio.create_task(jobs.run())
