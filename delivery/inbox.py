@@ -357,6 +357,10 @@ async def _apply(
     if change == "snoozed":
         if until is None or until.tzinfo is None or until <= await connection.fetchval("SELECT now()"):
             raise invalid("until", "must be in the future")
+        try:
+            until = until.astimezone(UTC)
+        except OverflowError:  # the last day of the calendar, west of Greenwich
+            raise invalid("until", "must be within the years 1 to 9999") from None
         changed = await connection.fetch(SQL[change], *person, ids, until)
     else:
         changed = await connection.fetch(SQL[change], *person, ids)

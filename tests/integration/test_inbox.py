@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -232,6 +232,16 @@ async def test_a_snoozed_notification_is_hidden_until_then_and_unread_after(stor
     await stores.query("UPDATE notification_receipts SET snoozed_until = now()")
     assert await stores.inbox.unread_count(ADA) == 1
     assert await listed(stores, state="unread") == [snoozed]
+
+
+async def test_a_snooze_cannot_end_beyond_the_calendar(stores: Stores) -> None:
+    one = await stores.send("ada")
+
+    with pytest.raises(ServiceError) as refused:
+        until = datetime.max.replace(tzinfo=timezone(timedelta(hours=-14)))
+        await stores.inbox.change(ADA, "snoozed", [one], until=until)
+
+    assert refused.value.code == "invalid"
 
 
 @pytest.mark.parametrize("until", [None, datetime(2020, 1, 1, tzinfo=UTC), datetime(2099, 1, 1)])  # noqa: DTZ001 - refused
