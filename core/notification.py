@@ -28,6 +28,10 @@ RANKS: dict[str, int] = {"low": 10, "normal": 20, "high": 30, "urgent": 40}
 #: The stored names of every way to a person (AIVO-10). The first two need no provider.
 DELIVERY_CHANNELS = ("websocket", "in_app", "push", "email", "sms", "whatsapp", "telegram", "webhook")
 
+#: The ways that are the streams themselves: whoever is sent something by one of them is shown it live and finds
+#: it in the inbox. A notification for none of them is stored, and is the other channels' business (X-31).
+SHOWN = frozenset({"websocket", "in_app"})
+
 #: Where a notification goes when its submission names no channel (X-31).
 DEFAULT_CHANNELS = ("in_app", "websocket")
 

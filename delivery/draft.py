@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import msgspec
 
 from core.errors import Fault, ServiceError
 from core.identity import is_user_id
-from core.notification import DEFAULT_CHANNELS, DELIVERY_CHANNELS, RANKS, Priority
+from core.notification import DEFAULT_CHANNELS, DELIVERY_CHANNELS, RANKS, SHOWN, Priority
 from core.streams import TENANT, StreamKey, is_tenant_id, is_topic, topic_stream, user_stream
 
 #: The character NUL in JSON text: not a backslash that is followed by "u0000".
@@ -94,7 +95,9 @@ class Submission:
 
     @property
     def keys(self) -> list[StreamKey]:
-        """The streams that get an entry."""
+        """The streams that get an entry: none, when it is for other channels only."""
+        if SHOWN.isdisjoint(self.channels):
+            return []
         return [StreamKey(self.tenant_id, name) for name in self.audience.streams()]
 
 
@@ -148,12 +151,28 @@ def content_faults(title: str, message: str, metadata: Mapping[str, Any]) -> Ite
     except (TypeError, ValueError):  # UnicodeEncodeError is one: half a surrogate pair
         yield Fault("", "title, message and metadata must be what JSON can say")
         return
+    if not _is_finite(metadata):
+        yield Fault("metadata", "must not hold numbers beyond what a double can say")
     if _NUL.search(encoded):
         yield Fault("", "title, message and metadata must not contain the character NUL")
     if len(encoded) > MAX_CONTENT_BYTES:
         yield Fault(
             "", f"title, message and metadata are larger than {MAX_CONTENT_BYTES // 1024} KiB together"
         )
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether every number in a JSON value is one; 1e400 is read as infinity, which JSON cannot say."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, float) and not math.isfinite(one):
+            return False
+        if isinstance(one, Mapping):
+            waiting.extend(one.values())
+        elif isinstance(one, list | tuple):
+            waiting.extend(one)
+    return True
 
 
 def _text_faults(path: str, text: str, longest: int) -> Iterator[Fault]:

@@ -57,7 +57,7 @@ SELECT pg_advisory_xact_lock(lock) FROM (
 -- Recall what these notifications replace: published to the same audience under the same key, and not one of
 -- themselves unless it comes before. Leans on idx_notifications_collapse.
 --   $1 tenant ids text[], $2 ids uuid[] of the new ones
--- Returns tenant_id, id and the audience of each that was recalled.
+-- Returns tenant_id, id, the audience and the channels of each that was recalled.
 UPDATE notifications old SET status = 'recalled', updated_at = now()
 FROM unnest($1::text[], $2::uuid[]) AS latest (t, i)
 JOIN notifications new ON new.tenant_id = t AND new.id = i
@@ -65,4 +65,4 @@ WHERE old.tenant_id = new.tenant_id AND old.collapse_key = new.collapse_key AND 
   AND (old.id <> ALL ($2::uuid[]) OR old.id < new.id)
   AND old.audience = new.audience AND old.user_id IS NOT DISTINCT FROM new.user_id
   AND old.user_ids IS NOT DISTINCT FROM new.user_ids AND old.topic IS NOT DISTINCT FROM new.topic
-RETURNING old.tenant_id, old.id, old.audience, old.user_id, old.user_ids, old.topic;
+RETURNING old.tenant_id, old.id, old.audience, old.user_id, old.user_ids, old.topic, old.channels;

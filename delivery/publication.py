@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 
 from core.database import Connection
-from core.notification import RANKS, Content
+from core.notification import RANKS, SHOWN, Content
 from core.sql import load
 from core.streams import TENANT, StreamKey, topic_stream, user_stream
 from hub import frames
@@ -36,7 +36,9 @@ class Publication(NamedTuple):
 
 
 def audience_keys(row: Row) -> list[StreamKey]:
-    """The streams of a notification, from the columns of its audience."""
+    """The streams of a notification, from the columns of its audience and its channels: none, when it shows nowhere."""
+    if SHOWN.isdisjoint(row["channels"]):
+        return []
     tenant_id = row["tenant_id"]
     match row["audience"]:
         case "user":
@@ -93,8 +95,8 @@ async def publish(
         for p in publications
         for key in p.keys
     ]
-    if not drafts:
-        return [[]]
+    if not drafts and not recalls:
+        return [[] for _ in range(len(publications) + 1)]
     seqs = iter(await append(connection, drafts + recalls))
     happened = frames.timestamp(now)
     entries = [

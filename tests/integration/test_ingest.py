@@ -258,3 +258,32 @@ async def test_two_tenants_never_meet(ingest: Ingest, store: Database) -> None:
 
     page = await PostgresHistory(store).read(StreamKey("other", "user:ada"), 0)
     assert [entry.seq for entry in page.entries] == [1]
+
+
+def test_a_number_that_json_cannot_say_is_refused_by_its_member() -> None:
+    with pytest.raises(ServiceError) as refusal:
+        submission("ada", metadata={"a": [{"b": float("1e400")}]})
+
+    assert [fault.path for fault in refusal.value.faults] == ["metadata"]
+
+
+@pytest.mark.parametrize("channels", [["email"], ["push", "sms"]])
+async def test_a_notification_for_other_channels_only_is_stored_and_shown_nowhere(
+    ingest: Ingest, store: Database, heard: Heard, channels: list[str]
+) -> None:
+    silent, shown = await asyncio.gather(
+        ingest.submit(submission("ada", channels=channels), service()),
+        ingest.submit(submission("ada", channels=[*channels, "in_app"]), service()),
+    )
+
+    stored = await rows(store, "SELECT id FROM notifications ORDER BY id")
+    assert {row["id"] for row in stored} == {*silent.notification_ids, *shown.notification_ids}
+    [entry] = heard.entries
+    assert json.loads(entry.payload)["data"]["id"] == str(shown.notification_ids[0])
+
+
+async def test_nothing_is_told_of_a_batch_that_is_shown_nowhere(ingest: Ingest, heard: Heard) -> None:
+    accepted = await ingest.submit(submission("ada", channels=["email"], collapse_key="one"), service())
+
+    assert accepted.status == 201
+    assert heard.entries == []
