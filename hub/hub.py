@@ -115,6 +115,8 @@ class Hub:
         self._reading = asyncio.Semaphore(_READS)
         self._heads_wanted: dict[StreamKey, asyncio.Future[int]] = {}
         self._heads_task: asyncio.Task[None] | None = None
+        #: Whoever is told to begin anew reads a snapshot: a few at a time, when it is everybody.
+        self.snapshots = asyncio.Semaphore(_READS)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._audit_now = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -369,13 +371,16 @@ class Hub:
         since: int | None = None,
         wanted: Filter = EVERYTHING,
         moves: list[Entry] | None = None,
+        *,
+        certain: bool = False,
     ) -> int | Lost:
         """
         Make a connection a member of a stream, handing it everything after `since` first.
 
         since: the position it has everything up to; None: from now on. Returns the position at which it
         entered, or Lost when continuity cannot be given; then it is no member. moves: gathers what is handed
-        over here and changes which streams the person listens to; the member hears of later ones.
+        over here and changes which streams the person listens to; the member hears of later ones. certain: the
+        store has been at `since`, so that the stream may begin there for everybody while the store is away.
 
         Raises ServiceError (unavailable) when the store is needed and away, TooManyFilters,
         ConnectionError when the connection cannot take what it is owed.
@@ -385,6 +390,8 @@ class Hub:
             stream = self._streams[key] = LiveStream(key, max_filters=self.settings.max_filters)
         stream.reserved += 1
         try:
+            if not stream.is_open:
+                await self._open_at(stream, since if certain else None)
             return await self._join(stream, member, since, wanted, [] if moves is None else moves)
         finally:
             stream.reserved -= 1
@@ -393,16 +400,6 @@ class Hub:
     async def _join(
         self, stream: LiveStream, member: Member, since: int | None, wanted: Filter, moves: list[Entry]
     ) -> int | Lost:
-        if not stream.is_open:
-            try:
-                await self._open(stream)
-            except ServiceError:
-                if since is None:
-                    raise
-                # With the store away the head is not known. The member has everything up to `since`: that is a
-                # position to begin at, and what is behind it is found by the audit when the store is back.
-                if not stream.is_open:
-                    stream.open(since)
         after = stream.flushed if since is None else since
         if after > stream.position:
             # Perhaps this node is behind what the client has already seen elsewhere.
@@ -484,6 +481,19 @@ class Hub:
         if stream.is_idle and self._streams.get(stream.key) is stream:
             del self._streams[stream.key]
             self._spawn(self._unlisten_stream(stream.key))
+
+    async def _open_at(self, stream: LiveStream, known: int | None) -> None:
+        """
+        Open a stream at its head. With the store away the head is not known: a position that it has been at is
+        one to begin with, and what is behind it is found by the audit when the store is back.
+        """
+        try:
+            await self._open(stream)
+        except ServiceError:
+            if known is None:
+                raise
+            if not stream.is_open and stream.open(known):
+                self._touch(stream)
 
     async def _open(self, stream: LiveStream) -> None:
         """

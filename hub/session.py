@@ -110,6 +110,8 @@ class Session:
         known = resume is not None and resume.epoch == self._hub.epoch
         if resume is not None and known:
             named = self._own(resume.positions)
+            known = all(seq <= membership.positions[key] for key, seq in named.items())
+        if resume is not None and known:
             positions.update(named)
         self._send(
             protocol.welcome(
@@ -135,7 +137,7 @@ class Session:
         positions = self._own(command.positions)
         for key in positions:
             self._leave(key)
-        if await self._join(positions):
+        if await self._join(positions, certain=False):
             self._send(protocol.reply("resumed", command.id, positions=self.positions(), recovered=True))
         else:
             await self.resync()
@@ -145,7 +147,8 @@ class Session:
         for _ in range(3):
             for key in [*self._listening, *(self._parked or ())]:
                 self._leave(key)
-            snapshot = await self._inbox.snapshot(self.identity, self._settings.newest)
+            async with self._hub.snapshots:
+                snapshot = await self._inbox.snapshot(self.identity, self._settings.newest)
             self._followed = set(snapshot.positions)
             self._send(
                 protocol.resync(
@@ -252,15 +255,23 @@ class Session:
         return _wire({**(self._parked or {}), **live})
 
     async def _join(
-        self, positions: Mapping[StreamKey, int], named: Collection[StreamKey] | None = None
+        self,
+        positions: Mapping[StreamKey, int],
+        named: Collection[StreamKey] | None = None,
+        *,
+        certain: bool = True,
     ) -> bool:
         """
         Enter streams at positions. named: those whose position the client knew itself; None: all of them.
-        False: continuity is lost somewhere, nothing is promised.
+        certain: the store has been at all of them, whatever a client says. False: continuity is lost somewhere,
+        nothing is promised.
         """
         moves: list[Entry] = []
         outcomes = await asyncio.gather(
-            *(self._enter_stream(key, since, moves=moves) for key, since in positions.items())
+            *(
+                self._enter_stream(key, since, moves=moves, certain=certain)
+                for key, since in positions.items()
+            )
         )
         if None in outcomes:
             return False
@@ -315,13 +326,14 @@ class Session:
         since: int | None,
         wanted: Filter | None = None,
         moves: list[Entry] | None = None,
+        certain: bool = False,
     ) -> int | None:
         if key in self._followed:
             wanted = EVERYTHING
         elif wanted is None:
             wanted = self._channels.get(key.name.removeprefix("topic:"), EVERYTHING)
         try:
-            entered = await self._hub.join(self._member, key, since, wanted, moves)
+            entered = await self._hub.join(self._member, key, since, wanted, moves, certain=certain)
         except TooManyFilters:
             raise invalid("types", "this channel has as many different filters as it may") from None
         if isinstance(entered, Lost):

@@ -303,7 +303,7 @@ class World(RuleBasedStateMachine):
                 return
             life = int(self.hub.epoch)
             try:
-                outcome = await self.hub.join(reader, KEY, reader.position)
+                outcome = await self.hub.join(reader, KEY, reader.position, certain=True)
             except ServiceError:  # its connection is closed, resumable
                 self.readers.remove(reader)
                 self.gone.append((life, reader.seen))
