@@ -151,3 +151,5 @@ class RevocationFeed:
                 await self.read()
             except ServiceError as error:
                 log.warning("revocations_unread", code=error.code)
+            except Exception:  # without it whoever is revoked later stays: nothing may end it
+                log.exception("revocations_failed")

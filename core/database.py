@@ -31,6 +31,7 @@ _AWAY = (
     asyncpg.exceptions.InvalidAuthorizationSpecificationError,
     asyncpg.exceptions.ReadOnlySQLTransactionError,
     asyncpg.exceptions.InternalClientError,
+    asyncpg.exceptions.PostgresSystemError,
 )
 
 
