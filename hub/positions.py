@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import zlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -25,10 +26,17 @@ class Vector(NamedTuple):
 
 _decoder = msgspec.json.Decoder(tuple[str, Positions])
 
+#: A word of many streams is compressed: their names are alike. This is what it may become again.
+_MAX_TEXT = 64 * 1024  # bytes
+_COMPRESSED = 0x78  # how zlib begins (RFC 1950 section 2.2); JSON begins with a bracket
+
 
 def encode(vector: Vector) -> str:
     """URL-safe, without padding."""
-    return base64.urlsafe_b64encode(to_json((vector.epoch, vector.positions))).rstrip(b"=").decode()
+    text = to_json((vector.epoch, vector.positions))
+    if len(text) > 512:
+        text = zlib.compress(text, 1)
+    return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
 
 
 def decode(word: str) -> Vector:
@@ -37,7 +45,9 @@ def decode(word: str) -> Vector:
         raise ValueError("not a position")
     try:
         text = base64.urlsafe_b64decode(word + "=" * (-len(word) % 4))
+        if text[:1] == bytes([_COMPRESSED]):
+            text = zlib.decompressobj().decompress(text, _MAX_TEXT)
         epoch, positions = _decoder.decode(text)
-    except (ValueError, msgspec.MsgspecError):
+    except (ValueError, zlib.error, msgspec.MsgspecError):
         raise ValueError("not a position") from None
     return Vector(epoch, positions)
