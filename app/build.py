@@ -156,7 +156,9 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     _go_on(stack, feed.run())
     _go_on(stack, peers.run())
     if "scheduler" in settings.process.roles:
-        _go_on(stack, Jobs(database, hub, clock, settings.jobs).run())
+        jobs = Jobs(database, hub, clock, settings.jobs)
+        _go_on(stack, jobs.run())
+        _watch_jobs(metrics, jobs)
 
     _watch(metrics, hub, node, ingest)
     services = Services(
@@ -298,6 +300,24 @@ def _record(ended: Ended, node: str, metrics: Metrics, past: ConnectionLog) -> N
                 close_code=ended.close_code,
             )
         )
+
+
+def _watch_jobs(metrics: Metrics, jobs: Jobs) -> None:
+    """Numbers that the scheduler role keeps."""
+    metrics.read_counters(
+        lambda: {
+            "jobs_published": jobs.stats.published,
+            "jobs_woken": jobs.stats.woken,
+            "jobs_removed": jobs.stats.removed,
+            "jobs_failures": jobs.stats.failures,
+        },
+        {
+            "jobs_published": "Scheduled notifications that became due.",
+            "jobs_woken": "Snoozes that ended.",
+            "jobs_removed": "Rows that retention has deleted.",
+            "jobs_failures": "Jobs that ended early; the next tick goes on.",
+        },
+    )
 
 
 def _watch(metrics: Metrics, hub: Hub, node: Node, ingest: Ingest) -> None:
