@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# Carillon: every role of it in one image. docker run -p 8003:8003 carillon
+# Carillon: every role of it in one image. It runs in production mode, which says what it needs; for a first look:
+#   docker run --rm -p 127.0.0.1:8003:8003 -e CARILLON_ENV=development carillon
 
 FROM python:3.11-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -26,7 +27,8 @@ FROM python:3.11-slim
 ENV PATH=/opt/carillon/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOST=0.0.0.0 \
-    PORT=8003
+    PORT=8003 \
+    CARILLON_ENV=production
 
 RUN useradd --uid 10001 --no-create-home --home-dir /var/lib/carillon --shell /usr/sbin/nologin carillon \
     && install -d -o carillon -g carillon -m 0700 /var/lib/carillon

@@ -42,6 +42,9 @@ MEDIA_TYPES = {
     ".ts": "text/plain; charset=utf-8",
 }
 
+#: How the machine's own people call it.
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _VERSION = re.compile(r"v-[0-9a-f]{16}\Z")
 _COMMENT = re.compile(
@@ -148,6 +151,10 @@ def _session(mint: Mint) -> Callable[[Request], Any]:
             raise invalid("user", "1 to 64 letters, digits and . _ - please, the first a letter or digit.")
         if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             raise not_found("page")  # another site's page asks
+        if request.url.hostname not in LOOPBACK:
+            raise not_found(
+                "page"
+            )  # a name that somebody else has pointed at this machine, or another machine
         body = {"token": mint(user_id), "user_id": user_id}
         return JSONResponse(body, headers={"Cache-Control": "no-store"})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+from app.console import LOOPBACK
 from app.own_tokens import own_token
 from app.settings import Settings
 
@@ -16,6 +17,8 @@ def welcome(settings: Settings, port: int, notices: Sequence[str]) -> str:
     """The text of the first minute with Carillon."""
     url = _url(settings, port)
     lines = ["", f"  Carillon is ringing at {url}", ""]
+    if settings.process.host not in LOOPBACK:
+        notices = [*notices, "other machines reach this port; CARILLON_ENV=production is for where they may"]
     lines += [f"  note: {notice}" for notice in notices]
     secret = settings.secrets.jwt_secret_key
     if secret is None:

@@ -18,7 +18,7 @@ from core.errors import ServiceError
 async def browser() -> AsyncIterator[httpx.AsyncClient]:
     application = Starlette(routes=console_routes(lambda user_id: f"token of {user_id}"))
     transport = httpx.ASGITransport(application)
-    async with httpx.AsyncClient(transport=transport, base_url="http://hub.test") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8003") as client:
         yield client
 
 
@@ -146,6 +146,14 @@ async def test_whoever_asks_is_given_a_development_token(browser):
 async def test_another_sites_page_is_given_none(browser):
     with pytest.raises(ServiceError) as refused:
         await browser.get("/demo/session", headers={"Sec-Fetch-Site": "cross-site"})
+
+    assert refused.value.code == "not_found"
+
+
+@pytest.mark.parametrize("host", ["hub.example", "192.0.2.7", "localhost.evil.example"])
+async def test_nobody_is_given_one_who_calls_this_machine_by_another_name(browser, host):
+    with pytest.raises(ServiceError) as refused:
+        await browser.get("/demo/session", headers={"Host": host})
 
     assert refused.value.code == "not_found"
 
