@@ -79,7 +79,7 @@ class ProcessSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecretSettings:
-    """How tokens are signed."""
+    """What opens doors: keys, and the addresses of the database, of Redis and of an issuer's keys."""
 
     jwt_secret_key: str | None = field(default=None, repr=False)  # HMAC; generated once in development
     jwt_algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"  # of JWT_SECRET_KEY

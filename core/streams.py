@@ -53,5 +53,13 @@ def is_topic(name: str) -> bool:
     return _TOPIC.match(name) is not None
 
 
+def is_channel(name: str) -> bool:
+    """
+    Whether a connection may subscribe to a channel of that name. What names a stream as a client sees it names
+    no channel: whoever subscribes to `tenant` or `user:anna` means something else than a topic called so.
+    """
+    return is_topic(name) and name not in (OWN, TENANT) and not name.startswith(("user:", "topic:"))
+
+
 def is_tenant_id(name: str) -> bool:
     return _TENANT_ID.match(name) is not None

@@ -22,6 +22,7 @@ class Disconnect:
     meaning: str  # for docs/protocol.md
 
 
+BAD_REQUEST = Disconnect(4400, "bad request", "never", "The positions in the URL cannot be read.")
 BAD_TOKEN = Disconnect(4401, "unauthorized", "never", "The token is missing, wrong or revoked.")
 FORBIDDEN = Disconnect(4403, "forbidden", "never", "This person may not connect here.")
 NO_CHANNEL = Disconnect(
@@ -60,6 +61,7 @@ TABLE = (
     INTERNAL,
     GOING_AWAY,
     OVERLOADED,
+    BAD_REQUEST,
     BAD_TOKEN,
     FORBIDDEN,
     NO_CHANNEL,

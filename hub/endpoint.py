@@ -59,7 +59,7 @@ class Endpoint:
             return
         try:
             token, subprotocol = _subprotocols(socket.scope.get("subprotocols", []))
-            resume, problem = _resume(socket.query_params)
+            resume, problem = _resume(socket.query_params, self._node.hub.epoch)
             await socket.accept(subprotocol)
             native: Wire | None = socket.scope.get("extensions", {}).get(EXTENSION)
             wire = native or AsgiWire(socket, max_message_bytes=self._node.limits.frame_bytes)
@@ -77,7 +77,7 @@ class Endpoint:
         self, connection: Connection, query: QueryParams, token: str | None, problem: ServiceError | None
     ) -> None:
         if problem is not None:
-            connection.refuse(problem, disconnect.FORBIDDEN)
+            connection.refuse(problem, disconnect.BAD_REQUEST)
             return
         try:
             identity = await self._identify(query, token)
@@ -117,8 +117,8 @@ def _subprotocols(offered: list[str]) -> tuple[str | None, str | None]:
     return token, SUBPROTOCOL if SUBPROTOCOL in offered else None
 
 
-def _resume(query: QueryParams) -> tuple[Vector | None, ServiceError | None]:
-    """Where the client stood: `positions=` for all its streams, or `epoch=&since=` for its own."""
+def _resume(query: QueryParams, epoch: str) -> tuple[Vector | None, ServiceError | None]:
+    """Where the client stood: `positions=` for all its streams, or `epoch=&since=` for its own; epoch: where it names none."""
     try:
         if "positions" in query:
             return positions.decode(query["positions"]), None
@@ -126,7 +126,7 @@ def _resume(query: QueryParams) -> tuple[Vector | None, ServiceError | None]:
             if not query["since"].isdecimal() or len(query["since"]) > 19:
                 raise ValueError("not a position")
             since = min(int(query["since"]), protocol.MAX_POSITION)
-            return Vector(query.get("epoch", ""), {"user": since}), None
+            return Vector(query.get("epoch", epoch), {"user": since}), None
     except ValueError:
         return None, ServiceError("bad_request", "The positions in the URL cannot be read.")
     return None, None

@@ -18,7 +18,7 @@ import msgspec
 from core.errors import ServiceError, invalid
 from core.identity import Identity
 from core.notification import RANKS
-from core.streams import StreamKey, is_topic, store_name, topic_stream, wire_name
+from core.streams import StreamKey, is_channel, store_name, topic_stream, wire_name
 from hub import protocol
 from hub.channels import Channels
 from hub.history import Entry
@@ -166,7 +166,7 @@ class Session:
     async def subscribe(self, command: protocol.Subscribe) -> Subscribed:
         """Raises ServiceError: not_found for what is not to be listened to, invalid, too_many_subscriptions."""
         channel = command.channel
-        if not is_topic(channel) or not self._rules.may_subscribe(self.identity, channel):
+        if not is_channel(channel) or not self._rules.may_subscribe(self.identity, channel):
             raise ServiceError("not_found", "There is no such channel.")
         if channel not in self._channels and len(self._channels) >= self._settings.channels:
             raise ServiceError("too_many_subscriptions")
