@@ -221,11 +221,11 @@ async def test_silent_sockets_of_one_address_are_few(database):
 
 
 async def test_a_frame_over_64_kib_is_too_big_and_one_of_64_kib_is_not(hub: Node):
-    empty = json.dumps({"type": "ping", "timestamp": ""})
+    empty = json.dumps({"type": "ping", "padding": ""})
     async with await Client().connect(hub) as ada:
-        await ada.say("ping", timestamp="x" * (65536 - len(empty)))
+        await ada.say("ping", padding="x" * (65536 - len(empty)))
         await ada.heard("pong")
-        await ada.say("ping", timestamp="x" * (65537 - len(empty)))
+        await ada.say("ping", padding="x" * (65537 - len(empty)))
 
         assert await ada.closed() == 1009
 
