@@ -24,10 +24,10 @@ from core.identity import Identity
 from core.sql import load
 from core.streams import StreamKey, user_stream
 from delivery.inbox import SQL as INBOX
-from delivery.publication import Publication, audience_keys, content, publish
+from delivery.publication import Publication, audience_keys, publish
 from hub import frames
 from hub.history import Draft, Entry
-from hub.history_postgres import append
+from hub.history_postgres import append, content
 from hub.publisher import Publisher
 
 SQL = load("delivery", "jobs.sql")
@@ -140,7 +140,7 @@ class Jobs:
                 publications = []
                 for row in rows:
                     if row["status"] == "published":
-                        says = content(row)
+                        says = content(row["id"], row)
                         publications.append(
                             Publication(row["tenant_id"], says, frames.content(says), audience_keys(row))
                         )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 from uuid import UUID
-
-import msgspec
 
 from core.database import Connection
 from core.notification import RANKS, SHOWN, Content
@@ -15,15 +13,9 @@ from core.sql import load
 from core.streams import TENANT, StreamKey, topic_stream, user_stream
 from hub import frames
 from hub.history import Draft, Entry
-from hub.history_postgres import append
+from hub.history_postgres import Columns, append
 
 SQL = load("delivery", "ingest.sql")
-
-
-class Row(Protocol):
-    """Columns by their names."""
-
-    def __getitem__(self, column: str, /) -> Any: ...
 
 
 class Publication(NamedTuple):
@@ -35,7 +27,7 @@ class Publication(NamedTuple):
     keys: Sequence[StreamKey]
 
 
-def audience_keys(row: Row) -> list[StreamKey]:
+def audience_keys(row: Columns) -> list[StreamKey]:
     """The streams of a notification, from the columns of its audience and its channels: none, when it shows nowhere."""
     if SHOWN.isdisjoint(row["channels"]):
         return []
@@ -50,25 +42,6 @@ def audience_keys(row: Row) -> list[StreamKey]:
         case _:
             names = [TENANT]
     return [StreamKey(tenant_id, name) for name in names]
-
-
-def content(row: Row) -> Content:
-    """What the audience sees, from the columns of a notification."""
-    return Content(
-        id=row["id"],
-        title=row["title"],
-        message=row["message"],
-        notification_type=row["notification_type"],
-        action_url=row["action_url"],
-        priority=row["priority"],
-        channels=row["channels"],
-        metadata=msgspec.json.decode(row["metadata"]),
-        created_at=row["created_at"],
-        expires_at=row["expires_at"],
-        collapse_key=row["collapse_key"],
-        group_key=row["group_key"],
-        updated_at=row["updated_at"],
-    )
 
 
 async def publish(

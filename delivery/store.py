@@ -16,10 +16,10 @@ from core.identity import Identity
 from core.notification import RANKS, Content, Priority
 from core.sql import load
 from delivery.draft import Audience, Everyone, Submission, Topic, Users
-from delivery.publication import Row, audience_keys, content, recalled
+from delivery.publication import audience_keys, recalled
 from hub import frames
 from hub.history import Draft, Entry
-from hub.history_postgres import append
+from hub.history_postgres import Columns, append, content
 from hub.publisher import Publisher
 
 SQL = load("delivery", "store.sql")
@@ -99,7 +99,7 @@ class Notifications:
                 said.scheduled_for,
             )
             now_says = msgspec.structs.replace(
-                content(row),
+                content(row["id"], row),
                 title=said.title,
                 message=said.message,
                 priority=said.priority.value,
@@ -160,7 +160,7 @@ async def _find(
     tenant_id: str | None,
     *,
     lock: bool = False,
-) -> Row:
+) -> Columns:
     tenant_id = tenant_id or identity.tenant_id
     if not identity.may_enter(tenant_id):
         raise not_found()
@@ -171,7 +171,7 @@ async def _find(
     return row
 
 
-async def _append_updated(connection: Connection, row: Row, says: Content) -> list[Entry]:
+async def _append_updated(connection: Connection, row: Columns, says: Content) -> list[Entry]:
     keys = audience_keys(row)
     seqs = await append(connection, [Draft(key, "updated", says.id) for key in keys])
     data = frames.content(says)
@@ -181,7 +181,7 @@ async def _append_updated(connection: Connection, row: Row, says: Content) -> li
     ]
 
 
-def _audience(row: Row) -> Audience:
+def _audience(row: Columns) -> Audience:
     match row["audience"]:
         case "user":
             return Users((row["user_id"],))
@@ -193,7 +193,7 @@ def _audience(row: Row) -> Audience:
             return Everyone()
 
 
-def _changed(row: Row, changes: Mapping[str, Any]) -> Submission:
+def _changed(row: Columns, changes: Mapping[str, Any]) -> Submission:
     """The whole notification with the changes, checked as if it were handed in so."""
     said: dict[str, Any] = {
         "title": row["title"],
@@ -220,11 +220,15 @@ def _changed(row: Row, changes: Mapping[str, Any]) -> Submission:
 
 
 def _record(
-    row: Row, says: Content | None = None, *, status: str | None = None, scheduled_for: datetime | None = None
+    row: Columns,
+    says: Content | None = None,
+    *,
+    status: str | None = None,
+    scheduled_for: datetime | None = None,
 ) -> Record:
     return Record(
         tenant_id=row["tenant_id"],
-        content=says or content(row),
+        content=says or content(row["id"], row),
         audience=_audience(row),
         status=status or row["status"],
         created_by=row["created_by"],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any, Protocol
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -98,7 +100,7 @@ def _entry(key: StreamKey, row: asyncpg.Record) -> Entry:
         if row["status"] != "published" or row["expired"]:
             reason = "expired" if row["status"] == "published" else "recalled"
             return Entry(key, seq, kind, frames.recalled(key, seq, str(row["notification_id"]), reason))
-        data = frames.content(content(row))
+        data = frames.content(content(row["notification_id"], row))
         if kind == "updated":
             return Entry(key, seq, kind, frames.updated(key, seq, data))
         payload = frames.notification(key, seq, data, frames.timestamp(row["happened_at"]))
@@ -109,10 +111,16 @@ def _entry(key: StreamKey, row: asyncpg.Record) -> Entry:
     return Entry(key, seq, kind, frames.state(key, seq, kind, data))
 
 
-def content(row: asyncpg.Record) -> Content:
-    """The content of a notification from its columns."""
+class Columns(Protocol):
+    """Columns of a row by their names."""
+
+    def __getitem__(self, column: str, /) -> Any: ...
+
+
+def content(notification_id: UUID, row: Columns) -> Content:
+    """The content of a notification from its columns, whatever the row calls its id."""
     return Content(
-        id=row["notification_id"],
+        id=notification_id,
         title=row["title"],
         message=row["message"],
         notification_type=row["notification_type"],
