@@ -129,6 +129,8 @@ async def _supervise(settings: Settings) -> int:
         }
         if settings.secrets.jwt_secret_key is not None:
             known["JWT_SECRET_KEY"] = settings.secrets.jwt_secret_key
+        if settings.secrets.delivery_encryption_keys is not None:
+            known["DELIVERY_ENCRYPTION_KEYS"] = settings.secrets.delivery_encryption_keys
         children = [Child(f"web-{number}", ["serve", "--roles", "web"]) for number in range(process.workers)]
         others = sorted(process.roles - {"web"})
         if others:

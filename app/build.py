@@ -24,6 +24,7 @@ from app.api.metrics import Metrics
 from app.api.services import Services
 from app.authentication import Authentication, RevocationFeed
 from app.console import console_routes
+from app.delivering import delivering
 from app.jwks import PublishedKeys
 from app.migrate import migrate, pending
 from app.own_tokens import own_token
@@ -33,6 +34,7 @@ from core.database import Database, open_database
 from core.identity import Identity, Verifier
 from core.keys import Key, KeySet
 from core.revocation import Revocations
+from core.vault import Vault, read_keys
 from delivery.api_keys_store import ApiKeys
 from delivery.connections_store import ConnectionLog, PastConnection
 from delivery.inbox import PostgresInbox
@@ -88,6 +90,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     stack.push_async_callback(database.close)
     if settings.production:
         await _refuse_forgetful(database)
+    vault = Vault(read_keys(settings.secrets.delivery_encryption_keys or ""))
     history = PostgresHistory(database, synchronous_failover=settings.hub.synchronous_failover)
     broker, presence = _fan_out(settings, clock)
 
@@ -176,6 +179,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         node=node,
         peers=peers,
         presence=presence,
+        delivery=delivering(database, hub, vault, clock),
         health=Health(
             [
                 checks.database(database),

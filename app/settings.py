@@ -23,6 +23,7 @@ from app.jwks import JwksSettings
 from core.database import DatabaseSettings
 from core.identity import TokenSettings
 from core.keys import SECRET_MIN_BYTES
+from core.vault import read_keys
 from delivery.connections_store import ConnectionLogSettings
 from delivery.ingest import IngestSettings
 from delivery.jobs import JobsSettings
@@ -87,6 +88,9 @@ class SecretSettings:
         default=None, repr=False
     )  # redis://, rediss:// (TLS), redis+sentinel://, unix://; several hosts: the seeds of a cluster
     database_url: str | None = field(default=None, repr=False)  # postgresql://; None: the embedded PostgreSQL
+    delivery_encryption_keys: str | None = field(
+        default=None, repr=False
+    )  # id:base64 of 32 bytes, comma-separated, the newest first: seal addresses and secrets at rest
     jwks_url: str | None = None  # public keys of an issuer: RS256, ES256, EdDSA
 
 
@@ -185,6 +189,7 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
     secrets = _fill(SecretSettings, given)
     _check(process, secrets)
     _check_redis(secrets.redis_url)
+    _check_keys(secrets.delivery_encryption_keys)
     node = _fill(NodeSettings, given)
     limits = _fill(LimitSettings, given)
     ingest = _fill(IngestSettings, given, failpoints=process.failpoints)
@@ -255,6 +260,18 @@ def _check(process: ProcessSettings, secrets: SecretSettings) -> None:
         )
     if process.failpoints:
         raise BadSetting("HUB_FAILPOINTS", "is for test builds, not for production")
+    if secrets.delivery_encryption_keys is None:
+        raise BadSetting(
+            "DELIVERY_ENCRYPTION_KEYS",
+            "must be given in production: without it stored addresses cannot be opened again",
+        )
+
+
+def _check_keys(text: str | None) -> None:
+    try:
+        read_keys(text) if text is not None else None
+    except ValueError as error:  # one of its own sentences
+        raise BadSetting("DELIVERY_ENCRYPTION_KEYS", str(error)) from None
 
 
 def _check_redis(url: str | None) -> None:

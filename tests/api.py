@@ -20,11 +20,13 @@ from app.api.metrics import Metrics
 from app.api.routes import everything
 from app.api.services import ApiSettings, Services
 from app.authentication import Authentication, RevocationFeed
+from app.delivering import delivering
 from core.clock import SystemClock
 from core.database import Database, DatabaseSettings, open_database
 from core.identity import TokenSettings, Verifier, mint
 from core.keys import Key, KeySet
 from core.revocation import Revocations
+from core.vault import Vault
 from delivery.api_keys_store import ApiKeys
 from delivery.inbox import PostgresInbox
 from delivery.ingest import Ingest
@@ -173,6 +175,7 @@ async def serving(dsn: str) -> AsyncIterator[Edge]:
             node=node,
             peers=Peers(status, hub.publish_control, clock),
             presence=presence,
+            delivery=delivering(opened, hub, Vault({"test": b"v" * 32}), clock),
             health=Health(
                 [database(opened), broker(fan_out), epoch(history, lambda: hub.epoch)],
                 clock,

@@ -28,6 +28,7 @@ from tests.servers import RedisServer
 
 ROOT = Path(__file__).parents[1]
 SECRET = "the secret of these tests, 32 bytes or more"
+ENCRYPTION_KEYS = "test:" + "dnZ2" * 10 + "dnY="
 
 #: What makes one address able to play many people, and an end that need not be waited for.
 ROOMY = {
@@ -298,7 +299,12 @@ async def nodes(
 
     A node that has logged an error fails the test at its end, unless faults are what the test is about.
     """
-    given = {"DATABASE_URL": dsn, "JWT_SECRET_KEY": SECRET, **ROOMY}
+    given = {
+        "DATABASE_URL": dsn,
+        "JWT_SECRET_KEY": SECRET,
+        "DELIVERY_ENCRYPTION_KEYS": ENCRYPTION_KEYS,
+        **ROOMY,
+    }
     if redis is not None:
         given["REDIS_URL"] = redis.url
     options: dict[str, Any] = {} if entry is None else {"entry": entry}

@@ -127,6 +127,7 @@ def everything() -> Sequence[Operation]:
         *_topics(),
         *_presence(),
         *_identities(),
+        *_delivery(),
         Operation(
             method="GET",
             path="/health",
@@ -431,3 +432,8 @@ def _identities() -> Iterator[Operation]:
         scopes=("admin",),
         answers={204: None},
     )
+
+
+def _delivery() -> list[Operation]:
+    """Deliveries by the other channels: each module lists its own."""
+    return []

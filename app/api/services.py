@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from app.api.auth import Authenticate
 from app.api.checks import Health
 from app.api.metrics import Metrics
+from app.delivering import Delivering
 from core.clock import Clock
 from core.revocation import Revocation
 from delivery.api_keys_store import ApiKeys
@@ -53,5 +54,6 @@ class Services:
     node: Node
     peers: Peers
     presence: Presence
+    delivery: Delivering
     health: Health
     metrics: Metrics

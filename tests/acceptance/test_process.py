@@ -15,7 +15,7 @@ import pytest
 
 from tests.client import Client
 from tests.postgres import TEMPLATE, PostgresServer
-from tests.process import ROOMY, SECRET, Node, StartRefused, nodes, service
+from tests.process import ENCRYPTION_KEYS, ROOMY, SECRET, Node, StartRefused, nodes, service
 from tests.servers import RedisServer, free_port
 
 LONG = "s" * 32
@@ -256,8 +256,9 @@ async def test_several_workers_without_redis_are_refused_with_the_reason(databas
             {"DATABASE_URL": "postgresql://db/x", "JWT_SECRET_KEY": LONG, "HUB_FAILPOINTS": "x"},
             "HUB_FAILPOINTS",
         ),
+        ({"DATABASE_URL": "postgresql://db/x", "JWT_SECRET_KEY": LONG}, "DELIVERY_ENCRYPTION_KEYS"),
     ],
-    ids=["a generated key", "a short secret", "the embedded database", "failpoints"],
+    ids=["a generated key", "a short secret", "the embedded database", "failpoints", "no key for addresses"],
 )
 async def test_production_refuses(settings, named):
     refusal = await refusal_of({"CARILLON_ENV": "production", **settings})
@@ -270,7 +271,12 @@ async def test_production_refuses(settings, named):
 async def test_production_refuses_a_database_that_forgets(database):
     """That of the tests has fsync off."""
     refusal = await refusal_of(
-        {"CARILLON_ENV": "production", "DATABASE_URL": database, "JWT_SECRET_KEY": SECRET}
+        {
+            "CARILLON_ENV": "production",
+            "DATABASE_URL": database,
+            "JWT_SECRET_KEY": SECRET,
+            "DELIVERY_ENCRYPTION_KEYS": ENCRYPTION_KEYS,
+        }
     )
 
     assert refusal.code == 2

@@ -11,6 +11,7 @@ PRODUCTION = {
     "CARILLON_ENV": "production",
     "JWT_SECRET_KEY": SECRET,
     "DATABASE_URL": "postgresql://hub@db/hub",
+    "DELIVERY_ENCRYPTION_KEYS": "test:" + "dnZ2" * 10 + "dnY=",
 }
 
 
