@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from core.ids import uuid7
 from core.notification import Content
 from core.sql import load
 from delivery.draft import Audience, Everyone, Submission, Topic, Users
+from delivery.outbox import PROVIDED
 from delivery.publication import Publication, publish
 from hub import frames
 from hub.history import Entry
@@ -82,6 +83,13 @@ class Written(NamedTuple):
     accepted: Accepted
     stored: Sequence[Stored]
     entries: Sequence[Entry]  # to publish after the commit
+
+    @property
+    def has_deliveries(self) -> bool:
+        """Whether there is work for a worker now."""
+        return any(
+            one.status == "published" and not PROVIDED.isdisjoint(one.content.channels) for one in self.stored
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +236,10 @@ def _stored(submission: Submission, notification_id: UUID, now: datetime) -> Sto
 
 
 def _publication(stored: Stored) -> Publication:
-    return Publication(stored.submission.tenant_id, stored.content, stored.data, stored.submission.keys)
+    submission = stored.submission
+    return Publication(
+        submission.tenant_id, stored.content, stored.data, submission.keys, submission.audience
+    )
 
 
 async def _insert(
@@ -308,9 +319,17 @@ class Ingest:
     """The one writer of this process. Answers a caller when its rows are committed."""
 
     def __init__(
-        self, database: Database, publisher: Publisher, clock: Clock, settings: IngestSettings | None = None
+        self,
+        database: Database,
+        publisher: Publisher,
+        clock: Clock,
+        settings: IngestSettings | None = None,
+        *,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
+        """wake: told after a commit that has brought work for the workers."""
         self.stats = IngestStats()
+        self._wake = wake
         self._database = database
         self._publisher = publisher
         self._clock = clock
@@ -488,12 +507,14 @@ class Ingest:
         for waiting, result in zip(batch, results, strict=True):
             self._answer(waiting, result)
 
-    def _tell(self, results: Iterable[Written | Exception]) -> None:
+    def _tell(self, results: Sequence[Written | Exception]) -> None:
         if PUBLISH_NEVER_HAPPENS in self._settings.failpoints:
             return
         entries = [entry for result in results if isinstance(result, Written) for entry in result.entries]
         if entries:
             self._publisher.publish(entries)
+        if any(isinstance(result, Written) and result.has_deliveries for result in results):
+            self._wake()
 
     def _answer(self, waiting: _Waiting, result: Written | Exception) -> None:
         if isinstance(result, Written):

@@ -24,7 +24,8 @@ from core.identity import Identity
 from core.sql import load
 from core.streams import StreamKey, user_stream
 from delivery.inbox import SQL as INBOX
-from delivery.publication import Publication, audience_keys, publish
+from delivery.outbox import PROVIDED
+from delivery.publication import Publication, audience, audience_keys, publish
 from hub import frames
 from hub.history import Draft, Entry
 from hub.history_postgres import append, content
@@ -86,9 +87,17 @@ class Jobs:
     """The jobs of one scheduler."""
 
     def __init__(
-        self, database: Database, publisher: Publisher, clock: Clock, settings: JobsSettings | None = None
+        self,
+        database: Database,
+        publisher: Publisher,
+        clock: Clock,
+        settings: JobsSettings | None = None,
+        *,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
+        """wake: told after a commit that has brought work for the workers."""
         self.stats = JobsStats()
+        self._wake_workers = wake
         self._database = database
         self._publisher = publisher
         self._clock = clock
@@ -142,10 +151,18 @@ class Jobs:
                     if row["status"] == "published":
                         says = content(row["id"], row)
                         publications.append(
-                            Publication(row["tenant_id"], says, frames.content(says), audience_keys(row))
+                            Publication(
+                                row["tenant_id"],
+                                says,
+                                frames.content(says),
+                                audience_keys(row),
+                                audience(row),
+                            )
                         )
                 entries = await publish(connection, publications, rows[0]["now"]) if publications else []
             self._publisher.publish([entry for part in entries for entry in part])
+            if any(not PROVIDED.isdisjoint(one.content.channels) for one in publications):
+                self._wake_workers()
             published += len(publications)
             self.stats.published += len(publications)
             if len(rows) < self._settings.scheduler_batch:

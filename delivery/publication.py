@@ -10,7 +10,9 @@ from uuid import UUID
 from core.database import Connection
 from core.notification import RANKS, SHOWN, Content
 from core.sql import load
-from core.streams import TENANT, StreamKey, topic_stream, user_stream
+from core.streams import StreamKey
+from delivery.draft import Audience, Everyone, Topic, Users
+from delivery.outbox import cancel, enqueue
 from hub import frames
 from hub.history import Draft, Entry
 from hub.history_postgres import Columns, append
@@ -19,37 +21,42 @@ SQL = load("delivery", "ingest.sql")
 
 
 class Publication(NamedTuple):
-    """A notification that is due, and where it goes."""
+    """A notification that is due, and whom it is for."""
 
     tenant_id: str
     content: Content
     data: bytes  # the content, encoded once for every frame and answer
     keys: Sequence[StreamKey]
+    audience: Audience
+
+
+def audience(row: Columns) -> Audience:
+    """Whom a notification is for, from its columns."""
+    match row["audience"]:
+        case "user":
+            return Users((row["user_id"],))
+        case "users":
+            return Users(tuple(row["user_ids"]))
+        case "topic":
+            return Topic(row["topic"])
+        case _:
+            return Everyone()
 
 
 def audience_keys(row: Columns) -> list[StreamKey]:
     """The streams of a notification, from the columns of its audience and its channels: none, when it shows nowhere."""
     if SHOWN.isdisjoint(row["channels"]):
         return []
-    tenant_id = row["tenant_id"]
-    match row["audience"]:
-        case "user":
-            names = [user_stream(row["user_id"])]
-        case "users":
-            names = [user_stream(user_id) for user_id in row["user_ids"]]
-        case "topic":
-            names = [topic_stream(row["topic"])]
-        case _:
-            names = [TENANT]
-    return [StreamKey(tenant_id, name) for name in names]
+    return [StreamKey(row["tenant_id"], name) for name in audience(row).streams()]
 
 
 async def publish(
     connection: Connection, publications: Sequence[Publication], now: datetime
 ) -> list[list[Entry]]:
     """
-    Append what is due, and recall what it replaces (same collapse key, same audience); the entries of
-    each publication, and last those of the recalls. Locks the counters: nothing may follow but the commit.
+    Append what is due, put what other channels carry into the outbox, and recall what it replaces (same
+    collapse key, same audience); the entries of each publication, and last those of the recalls. Locks the
+    counters: nothing may follow but the commit.
 
     now: the time of the transaction, which is that of its entries. What two publications of one call
     replace goes by the order of their ids.
@@ -62,7 +69,9 @@ async def publish(
             SQL["lock_collapse_keys"], tenants, [p.content.collapse_key for p in collapsing]
         )
         rows = await connection.fetch(SQL["collapse"], tenants, [p.content.id for p in collapsing])
+        await cancel(connection, [(row["tenant_id"], row["id"]) for row in rows], "replaced by a later one")
         recalls = [Draft(key, "recalled", row["id"]) for row in rows for key in audience_keys(row)]
+    await enqueue(connection, publications)
     drafts = [
         Draft(key, "notification", p.content.id, None, p.content.notification_type, RANKS[p.content.priority])
         for p in publications

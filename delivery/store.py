@@ -15,8 +15,9 @@ from core.errors import ServiceError, invalid, not_found
 from core.identity import Identity
 from core.notification import RANKS, Content, Priority
 from core.sql import load
-from delivery.draft import Audience, Everyone, Submission, Topic, Users
-from delivery.publication import audience_keys, recalled
+from delivery.draft import Audience, Submission
+from delivery.outbox import cancel
+from delivery.publication import audience, audience_keys, recalled
 from hub import frames
 from hub.history import Draft, Entry
 from hub.history_postgres import Columns, append, content
@@ -128,6 +129,7 @@ class Notifications:
             if row["status"] != "published":
                 raise ServiceError("conflict", f"The notification is {row['status']}.")
             await connection.execute(SQL["set_status"], row["tenant_id"], notification_id, "recalled")
+            await cancel(connection, [(row["tenant_id"], notification_id)], "recalled")
             keys = audience_keys(row)
             seqs = await append(connection, [Draft(key, "recalled", notification_id) for key in keys])
             entries = [recalled(key, seq, notification_id) for key, seq in zip(keys, seqs, strict=True)]
@@ -181,18 +183,6 @@ async def _append_updated(connection: Connection, row: Columns, says: Content) -
     ]
 
 
-def _audience(row: Columns) -> Audience:
-    match row["audience"]:
-        case "user":
-            return Users((row["user_id"],))
-        case "users":
-            return Users(tuple(row["user_ids"]))
-        case "topic":
-            return Topic(row["topic"])
-        case _:
-            return Everyone()
-
-
 def _changed(row: Columns, changes: Mapping[str, Any]) -> Submission:
     """The whole notification with the changes, checked as if it were handed in so."""
     said: dict[str, Any] = {
@@ -211,7 +201,7 @@ def _changed(row: Columns, changes: Mapping[str, Any]) -> Submission:
     said["priority"] = Priority(said["priority"])
     return Submission(
         tenant_id=row["tenant_id"],
-        audience=_audience(row),
+        audience=audience(row),
         notification_type=row["notification_type"],
         channels=tuple(row["channels"]),
         collapse_key=row["collapse_key"],
@@ -229,7 +219,7 @@ def _record(
     return Record(
         tenant_id=row["tenant_id"],
         content=says or content(row["id"], row),
-        audience=_audience(row),
+        audience=audience(row),
         status=status or row["status"],
         created_by=row["created_by"],
         scheduled_for=scheduled_for or row["scheduled_for"],
