@@ -21,12 +21,15 @@ from app.api.services import ApiSettings
 from app.http_protocol import HttpLimits
 from app.jwks import JwksSettings
 from core.database import DatabaseSettings
-from core.identity import TokenSettings
+from core.identity import TokenSettings, is_user_id
 from core.keys import SECRET_MIN_BYTES
 from core.vault import read_keys
+from delivery.addresses import normalise
+from delivery.channel import PROVIDER_CHANNELS
 from delivery.connections_store import ConnectionLogSettings
 from delivery.ingest import IngestSettings
 from delivery.jobs import JobsSettings
+from delivery.routing import AlertSettings
 from hub.broker_redis import RedisSettings
 from hub.channels import Channels, Namespace
 from hub.endpoint import EndpointSettings
@@ -117,6 +120,7 @@ class Settings:
     api: ApiSettings
     connections: ConnectionLogSettings
     presence: PresenceSettings
+    alerts: AlertSettings
 
     @property
     def production(self) -> bool:
@@ -175,6 +179,15 @@ SECTIONS = (
     Section(ConnectionLogSettings, "HUB_CONNECTION_", {"share": "HUB_CONNECTION_HISTORY"}),
     Section(PresenceSettings, "HUB_PRESENCE_", fixed=("renew_interval",)),
     Section(ApiSettings, "HUB_", fixed=("version",)),
+    Section(
+        AlertSettings,
+        "DELIVERY_ALERT_",
+        {
+            "channels": "NOTIFICATION_CHANNELS",
+            "whatsapp_to": "WHATSAPP_TO",
+            "telegram_chat_id": "TELEGRAM_CHAT_ID",
+        },
+    ),
 )
 
 
@@ -193,6 +206,8 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
     node = _fill(NodeSettings, given)
     limits = _fill(LimitSettings, given)
     ingest = _fill(IngestSettings, given, failpoints=process.failpoints)
+    alerts = _fill(AlertSettings, given)
+    _check_alerts(alerts)
     return Settings(
         process=process,
         secrets=secrets,
@@ -213,6 +228,7 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
         api=_fill(ApiSettings, given, version=version),
         connections=_fill(ConnectionLogSettings, given),
         presence=_fill(PresenceSettings, given, renew_interval=node.presence_interval),
+        alerts=alerts,
     )
 
 
@@ -272,6 +288,19 @@ def _check_keys(text: str | None) -> None:
         read_keys(text) if text is not None else None
     except ValueError as error:  # one of its own sentences
         raise BadSetting("DELIVERY_ENCRYPTION_KEYS", str(error)) from None
+
+
+def _check_alerts(alerts: AlertSettings) -> None:
+    if not alerts.channels <= set(PROVIDER_CHANNELS):
+        raise BadSetting("NOTIFICATION_CHANNELS", f"must be some of {', '.join(PROVIDER_CHANNELS)}")
+    if not is_user_id(alerts.recipient):
+        raise BadSetting("DELIVERY_ALERT_RECIPIENT", "must be 1-255 printable characters")
+    names = {"whatsapp": "WHATSAPP_TO", "telegram": "TELEGRAM_CHAT_ID"}
+    for channel, value in alerts.addresses.items():
+        try:
+            normalise(channel, value)
+        except ValueError as error:  # one of its own sentences: it does not repeat the address
+            raise BadSetting(names[channel], str(error)) from None
 
 
 def _check_redis(url: str | None) -> None:

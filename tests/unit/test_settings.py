@@ -40,9 +40,13 @@ PRODUCTION = {
         ("JWT_ALGORITHM", "none"),
         ("JWT_LEEWAY", "86400"),
         ("LOG_LEVEL", "loud"),
+        ("NOTIFICATION_CHANNELS", "whatsapp,fax"),
+        ("DELIVERY_ALERT_RECIPIENT", "a\u2028b"),
         ("PORT", "65536"),
         ("PORT", "http"),
         ("REDIS_URL", "http://redis"),
+        ("TELEGRAM_CHAT_ID", "me"),
+        ("WHATSAPP_TO", "0788123456"),  # of no country
     ],
 )
 def test_a_value_that_cannot_be_used_stops_the_start_by_name(name: str, value: str) -> None:
