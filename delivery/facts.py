@@ -1,0 +1,177 @@
+"""What the policy asks about deliveries: gathered for a whole batch in two statements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from core.database import Database
+from core.notification import Content
+from core.sql import load
+from core.vault import SealBroken, Vault
+from delivery.channel import Address
+from delivery.outbox import Claimed
+from delivery.policy import SYSTEM_RULE, Facts, OptOut, Rule, StoredAddress, StoredRecipient
+from hub.history_postgres import content
+
+SQL = load("delivery", "facts.sql")
+
+#: Why an address that does not open is paused, for the gates.
+SEALED = "sealed"
+
+
+class FactsReader:
+    """Reads facts. configured: the channels that have a provider here."""
+
+    def __init__(self, database: Database, vault: Vault, configured: Collection[str]) -> None:
+        self._database = database
+        self._vault = vault
+        self._configured = frozenset(configured)
+
+    async def gather(self, deliveries: Sequence[Claimed]) -> list[Facts]:
+        """
+        The facts of each delivery, in the same order. Deliveries are of notifications, not of events.
+
+        Raises ServiceError (unavailable).
+        """
+        if not deliveries:
+            return []
+        wanted = {(one.tenant_id, one.notification_id) for one in deliveries}
+        async with self._database.connection() as connection:
+            said = await connection.fetch(
+                SQL["contents"], [pair[0] for pair in wanted], [pair[1] for pair in wanted]
+            )
+            people = await connection.fetch(
+                SQL["people"],
+                [one.tenant_id for one in deliveries],
+                [one.notification_id for one in deliveries],
+                [one.user_id for one in deliveries],
+                [one.channel for one in deliveries],
+            )
+        notifications = {(row["tenant_id"], row["id"]): (content(row["id"], row), row) for row in said}
+        return [
+            self._facts(claimed, notifications.get((claimed.tenant_id, claimed.notification_id)), row)
+            for claimed, row in zip(deliveries, people, strict=True)
+        ]
+
+    def _facts(
+        self, claimed: Claimed, notification: tuple[Content, asyncpg.Record] | None, row: asyncpg.Record
+    ) -> Facts:
+        says, stored = notification or (None, None)
+        address_id, is_readable = None, True
+        if claimed.edited is not None:
+            try:
+                edited = self._edited(claimed.edited, claimed)
+            except SealBroken:
+                is_readable = False
+            else:
+                says = says and _apply(says, edited)
+                address_id = UUID(edited["address_id"]) if "address_id" in edited else None
+        return Facts(
+            now=row["now"],
+            claimed=claimed,
+            is_configured=claimed.channel in self._configured,
+            content=says,
+            status="cancelled" if stored is None else stored["status"],
+            is_read=row["is_read"],
+            recipient=None if row["known"] is None else _recipient(row),
+            addresses=() if row["ids"] is None else self._addresses(claimed, row),
+            rule=SYSTEM_RULE if row["rule_of"] is None else _rule(row),
+            opt_outs=() if row["scopes"] is None else _opt_outs(row),
+            topic=None if stored is None else stored["topic"],
+            address_id=address_id,
+            is_readable=is_readable,
+        )
+
+    def _edited(self, sealed: bytes, claimed: Claimed) -> dict[str, Any]:
+        text = self._vault.open(sealed, "delivery-edit", claimed.tenant_id, str(claimed.id))
+        edited: dict[str, Any] = json.loads(text)
+        return edited
+
+    def _addresses(self, claimed: Claimed, row: asyncpg.Record) -> tuple[StoredAddress, ...]:
+        return tuple(
+            self._address(claimed, row["now"], *parts)
+            for parts in zip(
+                row["ids"],
+                row["sealed"],
+                row["hints"],
+                row["secrets"],
+                row["primary_ids"],
+                row["verified_ids"],
+                row["paused"],
+                row["pause_reasons"],
+                row["windows"],
+                strict=True,
+            )
+        )
+
+    def _address(
+        self,
+        claimed: Claimed,
+        now: Any,
+        address_id: UUID,
+        sealed: bytes,
+        hint: str,
+        secret: bytes | None,
+        is_primary: bool,
+        is_verified: bool,
+        paused_at: Any,
+        pause_reason: str | None,
+        window_until: Any,
+    ) -> StoredAddress:
+        tenant_id, context = claimed.tenant_id, str(address_id)
+        value, opened = "", None
+        try:
+            value = self._vault.open(sealed, "address", tenant_id, context)
+            if secret is not None:
+                opened = self._vault.open(secret, "address-secret", tenant_id, context)
+        except SealBroken:  # a key that is gone is one address lost, not a batch
+            paused_at, pause_reason = paused_at or now, pause_reason or SEALED
+        return StoredAddress(
+            address=Address(
+                id=address_id,
+                channel=claimed.channel,
+                value=value,
+                hint=hint,
+                secret=opened,
+                window_until=window_until,
+            ),
+            is_primary=is_primary,
+            is_verified=is_verified,
+            paused_at=paused_at,
+            pause_reason=pause_reason,
+        )
+
+
+def _apply(says: Content, edited: dict[str, Any]) -> Content:
+    return msgspec.structs.replace(
+        says, title=edited.get("title", says.title), message=edited.get("text", says.message)
+    )
+
+
+def _recipient(row: asyncpg.Record) -> StoredRecipient:
+    return StoredRecipient(
+        user_id=row["known"],
+        name=row["name"],
+        locale=row["locale"],
+        timezone=row["timezone"],
+        is_active=row["is_active"],
+    )
+
+
+def _rule(row: asyncpg.Record) -> Rule:
+    return Rule(
+        is_enabled=row["is_enabled"],
+        level="user" if row["rule_of"] else "tenant",
+        notification_type=row["rule_type"],
+        channel=row["rule_channel"],
+    )
+
+
+def _opt_outs(row: asyncpg.Record) -> tuple[OptOut, ...]:
+    return tuple(map(OptOut, row["scopes"], row["opt_out_values"], row["reasons"]))

@@ -1,0 +1,63 @@
+-- name: contents
+-- What notifications say, each once, however many deliveries there are of it.
+--   $1 tenant ids text[], $2 notification ids uuid[]: pairs
+SELECT n.tenant_id, n.id, n.title, n.message, n.notification_type, n.action_url, n.priority, n.channels, n.metadata,
+       n.created_at, n.expires_at, n.collapse_key, n.group_key, n.updated_at, n.status, n.topic
+FROM unnest($1::text[], $2::uuid[]) AS wanted (tenant_id, id)
+CROSS JOIN LATERAL (
+    SELECT * FROM notifications n WHERE n.tenant_id = wanted.tenant_id AND n.id = wanted.id OFFSET 0) AS n;
+
+-- name: people
+-- What is known of the persons of deliveries, one row for each delivery, in the order given. Each part is a lookup by
+-- a primary key or idx_recipient_addresses_value, idx_stream_events_inbox, whatever the planner believes of a tenant.
+--   $1 tenant ids text[], $2 notification ids uuid[], $3 user ids text[], $4 channels text[]: of each delivery
+-- Returns is_read as the inbox has it: what the person said of it, else whether it is below their baseline of the
+-- stream it stands in; what was there before they were is not read. Lists are NULL when empty; rule is NULL
+-- where no line of the matrix fits, the most particular one otherwise.
+SELECT now() AS now,
+       r.user_id AS known, r.name, r.locale, r.timezone, r.is_active,
+       a.ids, a.sealed, a.hints, a.secrets, a.primary_ids, a.verified_ids, a.paused, a.pause_reasons, a.windows,
+       o.scopes, o.opt_out_values, o.reasons,
+       p.user_id AS rule_of, p.notification_type AS rule_type, p.channel AS rule_channel, p.is_enabled,
+       coalesce(
+           (SELECT x.read FROM notification_receipts x
+            WHERE x.tenant_id = d.tenant_id AND x.user_id = d.user_id AND x.notification_id = d.notification_id),
+           (SELECT e.seq > m.joined_seq AND e.seq <= m.read_all_seq
+            FROM stream_members m
+            CROSS JOIN LATERAL (
+                SELECT e.seq FROM stream_events e
+                WHERE e.tenant_id = d.tenant_id AND e.stream = m.stream AND e.kind = 'notification'
+                  AND e.created_at = n.published_at AND e.notification_id = d.notification_id
+                LIMIT 1) AS e
+            WHERE m.tenant_id = d.tenant_id AND m.user_id = d.user_id AND m.stream = n.stream),
+           false) AS is_read
+FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[]) WITH ORDINALITY
+    AS d (tenant_id, notification_id, user_id, channel, place)
+LEFT JOIN LATERAL (
+    SELECT n.notification_type, n.published_at,
+           CASE n.audience WHEN 'tenant' THEN 'tenant' WHEN 'topic' THEN 'topic:' || n.topic
+                           ELSE 'user:' || d.user_id END AS stream
+    FROM notifications n WHERE n.tenant_id = d.tenant_id AND n.id = d.notification_id
+    OFFSET 0) AS n ON true
+LEFT JOIN LATERAL (
+    SELECT * FROM recipients r WHERE r.tenant_id = d.tenant_id AND r.user_id = d.user_id
+    OFFSET 0) AS r ON true
+CROSS JOIN LATERAL (
+    SELECT array_agg(a.id) AS ids, array_agg(a.sealed) AS sealed, array_agg(a.hint) AS hints,
+           array_agg(a.secret) AS secrets, array_agg(a.is_primary) AS primary_ids,
+           array_agg(a.verified_at IS NOT NULL) AS verified_ids, array_agg(a.paused_at) AS paused,
+           array_agg(a.pause_reason) AS pause_reasons, array_agg(a.window_until) AS windows
+    FROM (
+        SELECT * FROM recipient_addresses a
+        WHERE a.tenant_id = d.tenant_id AND a.user_id = d.user_id AND a.channel = d.channel
+        ORDER BY a.created_at, a.id) AS a) AS a
+CROSS JOIN LATERAL (
+    SELECT array_agg(o.scope) AS scopes, array_agg(o.value) AS opt_out_values, array_agg(o.reason) AS reasons
+    FROM opt_outs o WHERE o.tenant_id = d.tenant_id AND o.user_id = d.user_id) AS o
+LEFT JOIN LATERAL (
+    SELECT p.user_id, p.notification_type, p.channel, p.is_enabled FROM preference_rules p
+    WHERE p.tenant_id = d.tenant_id AND p.user_id IN ('', d.user_id)
+      AND p.notification_type IN ('*', n.notification_type) AND p.channel IN ('*', d.channel)
+    ORDER BY p.user_id = '', p.notification_type = '*', p.channel = '*'
+    LIMIT 1) AS p ON true
+ORDER BY d.place;
