@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -99,6 +101,32 @@ async def post(
     except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
         reason = _reason(error)
     return Unknown(reason=f"{reason} after it was sent") if payload.has_left else Retry(reason=reason)
+
+
+def base_url(name: str, url: str) -> str:
+    """
+    The base of a provider's API as it was given. name: of its setting, for the error.
+
+    Raises ValueError, which repeats nothing of the URL, unless it is https, or http on this machine, without a
+    user name, query or fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        sound = bool(parts.hostname) and (parts.port or 1) > 0 and url.isascii() and url.isprintable()
+    except ValueError:
+        raise ValueError(f"{name} is no URL") from None
+    if not sound or " " in url or parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(f"{name} is an https address without a user name or a query")
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(parts.hostname or "")):
+        raise ValueError(f"{name} is an https address; http is for this machine only")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _Watched(BytesPayload):
