@@ -1,0 +1,118 @@
+-- name: take
+-- The broadcast whose turn it is, with what is to be sent; it stays locked until its page is written. Those that somebody
+-- else is at are skipped, not awaited.
+-- Leans on idx_delivery_broadcasts_due.
+SELECT b.tenant_id, b.notification_id, b.channels, b.position, n.audience, n.topic, n.priority, n.status, n.expires_at,
+       n.expires_at <= now() AS is_expired
+FROM delivery_broadcasts b
+LEFT JOIN notifications n ON n.tenant_id = b.tenant_id AND n.id = b.notification_id
+WHERE b.state = 'running' AND b.due_at <= now()
+ORDER BY b.due_at, b.tenant_id, b.notification_id
+LIMIT 1 FOR UPDATE OF b SKIP LOCKED;
+
+-- name: is_far_ahead
+-- Whether so many deliveries of a tenant wait in one of these channels that more of them would help nobody.
+--   $1 tenant id text, $2 channels text[], $3 how many are enough int
+-- Leans on idx_notification_deliveries_due.
+SELECT EXISTS (
+    SELECT FROM unnest($2::text[]) AS c (channel)
+    WHERE EXISTS (
+        SELECT FROM notification_deliveries d
+        WHERE d.channel = c.channel AND d.tenant_id = $1 AND d.finished_at IS NULL
+        OFFSET $3 - 1 LIMIT 1));
+
+-- name: everyone
+-- The next people of a tenant, and by which of these channels each has an address.
+--   $1 tenant id text, $2 after user id text, $3 channels text[], $4 limit int
+-- Leans on the primary key of recipients and idx_recipient_addresses_value.
+SELECT r.user_id, CASE WHEN r.is_active THEN ARRAY(
+    SELECT DISTINCT a.channel FROM recipient_addresses a
+    WHERE a.tenant_id = $1 AND a.user_id = r.user_id AND a.channel = ANY ($3::text[])) ELSE '{}' END AS channels
+FROM recipients r
+WHERE r.tenant_id = $1 AND r.user_id > $2
+ORDER BY r.user_id LIMIT $4;
+
+-- name: followers
+-- The next people who follow a topic and have not muted it, and by which of these channels each has an address.
+--   $1 tenant id text, $2 after user id text, $3 channels text[], $4 limit int, $5 stream text
+-- Leans on idx_stream_members_stream, the primary key of recipients and idx_recipient_addresses_value.
+SELECT m.user_id, ARRAY(
+    SELECT DISTINCT a.channel FROM recipients r
+    JOIN recipient_addresses a ON a.tenant_id = r.tenant_id AND a.user_id = r.user_id
+    WHERE r.tenant_id = $1 AND r.user_id = m.user_id AND r.is_active AND NOT m.muted
+      AND a.channel = ANY ($3::text[])) AS channels
+FROM stream_members m
+WHERE m.tenant_id = $1 AND m.stream = $5 AND m.user_id > $2
+ORDER BY m.user_id LIMIT $4;
+
+-- name: write
+-- The deliveries of one page; those that are there already stay as they are.
+--   $1 tenant id text, $2 notification id uuid, $3 ids uuid[], $4 user ids text[], $5 channels text[], $6 lane smallint,
+--   $7 expires at timestamptz
+-- Returns how many are new. Leans on idx_notification_deliveries_once.
+WITH written AS (
+    INSERT INTO notification_deliveries (tenant_id, id, notification_id, user_id, channel, lane, expires_at)
+    SELECT $1, p.id, $2, p.user_id, p.channel, $6, $7
+    FROM unnest($3::uuid[], $4::text[], $5::text[]) AS p (id, user_id, channel)
+    ON CONFLICT (tenant_id, notification_id, user_id, channel) WHERE kind = 'notification' DO NOTHING
+    RETURNING 1)
+SELECT count(*) FROM written;
+
+-- name: move
+-- A page is written; it is the others' turn.
+--   $1 tenant id text, $2 notification id uuid, $3 position text, $4 people bigint, $5 deliveries bigint,
+--   $6 state text: running, done or cancelled
+UPDATE delivery_broadcasts
+SET position = $3, people = people + $4, deliveries = deliveries + $5, state = $6, due_at = clock_timestamp(),
+    updated_at = now(), finished_at = CASE WHEN $6 <> 'running' THEN now() END
+WHERE tenant_id = $1 AND notification_id = $2;
+
+-- name: hold
+-- Enough is waiting: come back later.
+--   $1 tenant id text, $2 notification id uuid, $3 wait interval
+UPDATE delivery_broadcasts SET due_at = now() + $3::interval WHERE tenant_id = $1 AND notification_id = $2;
+
+-- name: page
+-- The newest broadcasts of a tenant.
+--   $1 tenant id text, $2 before notification id uuid, $3 limit int
+-- Leans on the primary key.
+SELECT notification_id, channels, state, people, deliveries, created_at, updated_at, finished_at
+FROM delivery_broadcasts
+WHERE tenant_id = $1 AND notification_id < $2
+ORDER BY notification_id DESC LIMIT $3;
+
+-- name: one
+--   $1 tenant id text, $2 notification id uuid
+SELECT notification_id, channels, state, people, deliveries, created_at, updated_at, finished_at
+FROM delivery_broadcasts WHERE tenant_id = $1 AND notification_id = $2;
+
+-- name: by_state
+-- How far its deliveries are, counted over the first so many.
+--   $1 tenant id text, $2 notification id uuid, $3 how many to count int
+-- Leans on idx_notification_deliveries_once.
+SELECT d.state, count(*) AS count FROM (
+    SELECT state FROM notification_deliveries
+    WHERE tenant_id = $1 AND notification_id = $2 AND kind = 'notification' LIMIT $3) AS d
+GROUP BY d.state;
+
+-- name: lock
+--   $1 tenant id text, $2 notification id uuid
+SELECT state FROM delivery_broadcasts WHERE tenant_id = $1 AND notification_id = $2 FOR UPDATE;
+
+-- name: set_state
+--   $1 tenant id text, $2 notification id uuid, $3 state text
+UPDATE delivery_broadcasts
+SET state = $3, due_at = now(), updated_at = now(),
+    finished_at = CASE WHEN $3 IN ('cancelled', 'done') THEN coalesce(finished_at, now()) END
+WHERE tenant_id = $1 AND notification_id = $2;
+
+-- name: cancel_deliveries
+-- What of a broadcast has not gone out does not go out any more.
+--   $1 tenant id text, $2 notification id uuid, $3 reason text, $4 limit int
+-- Leans on idx_notification_deliveries_once.
+UPDATE notification_deliveries d SET state = 'cancelled', reason = $3, finished_at = now(), updated_at = now()
+WHERE d.tenant_id = $1 AND d.id = ANY (ARRAY(
+    SELECT w.id FROM notification_deliveries w
+    WHERE w.tenant_id = $1 AND w.notification_id = $2 AND w.kind = 'notification'
+      AND w.state IN ('queued', 'deferred', 'unknown')
+    ORDER BY w.user_id, w.channel LIMIT $4 FOR UPDATE));
