@@ -161,6 +161,7 @@ def _recipient(row: asyncpg.Record) -> StoredRecipient:
         locale=row["locale"],
         timezone=row["timezone"],
         is_active=row["is_active"],
+        unsubscribe_version=row["unsubscribe_version"],
     )
 
 

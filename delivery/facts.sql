@@ -9,13 +9,13 @@ CROSS JOIN LATERAL (
 
 -- name: people
 -- What is known of the persons of deliveries, one row for each delivery, in the order given. Each part is a lookup by
--- a primary key or idx_recipient_addresses_value, idx_stream_events_inbox, whatever the planner believes of a tenant.
+-- a primary key, idx_recipient_addresses_value, idx_stream_events_inbox, whatever the planner believes of a tenant.
 --   $1 tenant ids text[], $2 notification ids uuid[], $3 user ids text[], $4 channels text[]: of each delivery
 -- Returns is_read as the inbox has it: what the person said of it, else whether it is below their baseline of the
--- stream it stands in; what was there before they were is not read. Lists are NULL when empty; rule is NULL
--- where no line of the matrix fits, the most particular one otherwise.
+-- stream it stands in; what was there before they were is not read. Of their opt-outs, those that concern the
+-- delivery; of the matrix, the line that decides, NULL where none fits. Lists are NULL when empty.
 SELECT now() AS now,
-       r.user_id AS known, r.name, r.locale, r.timezone, r.is_active,
+       r.user_id AS known, r.name, r.locale, r.timezone, r.is_active, r.unsubscribe_version,
        a.ids, a.sealed, a.hints, a.secrets, a.primary_ids, a.verified_ids, a.paused, a.pause_reasons, a.windows,
        o.scopes, o.opt_out_values, o.reasons,
        p.user_id AS rule_of, p.notification_type AS rule_type, p.channel AS rule_channel, p.is_enabled,
@@ -34,7 +34,7 @@ SELECT now() AS now,
 FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[]) WITH ORDINALITY
     AS d (tenant_id, notification_id, user_id, channel, place)
 LEFT JOIN LATERAL (
-    SELECT n.notification_type, n.published_at,
+    SELECT n.notification_type, n.topic, n.published_at,
            CASE n.audience WHEN 'tenant' THEN 'tenant' WHEN 'topic' THEN 'topic:' || n.topic
                            ELSE 'user:' || d.user_id END AS stream
     FROM notifications n WHERE n.tenant_id = d.tenant_id AND n.id = d.notification_id
@@ -53,7 +53,12 @@ CROSS JOIN LATERAL (
         ORDER BY a.created_at, a.id) AS a) AS a
 CROSS JOIN LATERAL (
     SELECT array_agg(o.scope) AS scopes, array_agg(o.value) AS opt_out_values, array_agg(o.reason) AS reasons
-    FROM opt_outs o WHERE o.tenant_id = d.tenant_id AND o.user_id = d.user_id) AS o
+    FROM (VALUES ('all', ''), ('channel', d.channel), ('topic', n.topic), ('type', n.notification_type),
+                 ('channel_type', d.channel || ':' || n.notification_type)) AS stopping (scope, value)
+    CROSS JOIN LATERAL (
+        SELECT * FROM opt_outs o WHERE o.tenant_id = d.tenant_id AND o.user_id = d.user_id
+            AND o.scope = stopping.scope AND o.value = stopping.value
+        OFFSET 0) AS o) AS o
 LEFT JOIN LATERAL (
     SELECT p.user_id, p.notification_type, p.channel, p.is_enabled FROM preference_rules p
     WHERE p.tenant_id = d.tenant_id AND p.user_id IN ('', d.user_id)

@@ -7,7 +7,7 @@ not asked. To add one, write a function from Facts to what it saw, or to a verdi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import ClassVar, Literal, TypeAlias
@@ -32,13 +32,18 @@ _UNPUBLISHED_WAIT = timedelta(minutes=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRecipient:
-    """A person as the providers' channels know them."""
+    """
+    A person as the providers' channels know them.
+
+    unsubscribe_version: part of every unsubscribe link to them; links of an older one are refused.
+    """
 
     user_id: str
     name: str | None = field(repr=False)
     locale: str | None = None  # BCP 47
     timezone: str | None = None  # IANA
     is_active: bool = True
+    unsubscribe_version: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,10 @@ class StoredAddress:
     pause_reason: str | None = None
 
 
+#: Who has switched something on or off: nobody, the tenant for all its people, the person.
+Level: TypeAlias = Literal["system", "tenant", "user"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """
@@ -66,12 +75,29 @@ class Rule:
     """
 
     is_enabled: bool = True
-    level: Literal["system", "tenant", "user"] = "system"
+    level: Level = "system"
     notification_type: str = ANY
     channel: str = ANY
 
 
 SYSTEM_RULE = Rule()
+
+
+def resolve(rules: Iterable[Rule], notification_type: str, channel: str) -> Rule:
+    """
+    The rule that decides: the person's before the tenant's, and of each (type, channel) before (type, *) before
+    (*, channel) before (*, *). Where none fits, everything is on.
+    """
+    fitting = [
+        rule
+        for rule in rules
+        if rule.notification_type in (ANY, notification_type) and rule.channel in (ANY, channel)
+    ]
+    return min(
+        fitting,
+        key=lambda rule: (rule.level != "user", rule.notification_type == ANY, rule.channel == ANY),
+        default=SYSTEM_RULE,
+    )
 
 
 @dataclass(frozen=True, slots=True)
