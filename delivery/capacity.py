@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from core.clock import Clock
@@ -141,6 +141,11 @@ class Capacity:
 
     def give_back(self, channel: str) -> None:
         self._busy[channel] -= 1
+
+    @property
+    def probe_interval(self) -> timedelta:
+        """Between two looks at an account in trouble, over all workers."""
+        return self._settings.probe_interval
 
     @property
     def under_way(self) -> int:

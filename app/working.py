@@ -1,0 +1,57 @@
+"""The worker of this process, made from what build has opened."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from random import SystemRandom
+
+from app.settings import Settings
+from core.clock import Clock
+from core.database import Database
+from core.vault import Vault
+from delivery.accounts_store import Accounts
+from delivery.broadcasts_store import Broadcasts
+from delivery.capacity import Capacity
+from delivery.channel import Channel
+from delivery.composing import Composer
+from delivery.endpoints_store import Endpoints
+from delivery.facts import FactsReader
+from delivery.outbox import Outbox
+from delivery.recording import Recorder
+from delivery.worker import Observer, Worker
+
+
+def worker(
+    settings: Settings,
+    database: Database,
+    vault: Vault,
+    channels: Mapping[str, Channel],
+    observer: Observer,
+    clock: Clock,
+) -> Worker:
+    """A worker that has not begun."""
+    name = f"{settings.process.node}-{secrets.token_hex(4)}"
+    made: Worker
+
+    def wake() -> None:
+        made.wake()
+
+    made = Worker(
+        name=name,
+        outbox=Outbox(database, name, settings.worker.lease),
+        facts=FactsReader(database, vault, [one.name for one in channels.values() if one.is_configured]),
+        endpoints=Endpoints(database, vault, clock),
+        broadcasts=Broadcasts(database),
+        accounts=Accounts(database),
+        recorder=Recorder(database, clock, on_fallback=wake, failpoints=settings.process.failpoints),
+        channels=channels,
+        capacity=Capacity(channels, clock, settings.breaker, batch_limit=settings.worker.batch_limit),
+        compose=Composer(vault, settings.links),
+        observer=observer,
+        clock=clock,
+        random=SystemRandom(),
+        settings=settings.worker,
+        retries=settings.retries,
+    )
+    return made

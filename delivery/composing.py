@@ -1,0 +1,89 @@
+"""What one provider is to send, out of the facts: the words, the links, the references."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urljoin
+
+from core.vault import Vault
+from delivery.channel import Address, Message
+from delivery.policy import Facts
+from delivery.receipts import callback_url
+from delivery.unsubscribe import Subscription, unsubscribe_url
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkSettings:
+    """Where people and providers find us. From HUB_PUBLIC_URL and DELIVERY_SITE_URL."""
+
+    public_url: str | None = (
+        None  # of this service, as providers and mail readers reach it; None: no receipts and no one-click unsubscribing
+    )
+    site_url: str | None = (
+        None  # of the application: what an action_url without a host belongs to; None: as HUB_PUBLIC_URL
+    )
+
+    def __post_init__(self) -> None:
+        for url in (self.public_url, self.site_url):
+            if url is not None and not url.startswith(("https://", "http://")):
+                raise ValueError("must begin with https://")
+
+
+#: Providers that report back, to a URL or with a token that is handed over with each message.
+_CALLED_BACK = frozenset({"twilio", "meta", "sendgrid", "simulator"})
+
+
+class Composer:
+    """Makes messages."""
+
+    def __init__(self, vault: Vault, settings: LinkSettings) -> None:
+        self._vault = vault
+        self._public_url = settings.public_url
+        self._site_url = settings.site_url or settings.public_url
+
+    def __call__(self, facts: Facts, address: Address, provider: str) -> Message:
+        """facts: with a content, as the policy has seen to. provider: its name."""
+        claimed, content, recipient = facts.claimed, facts.content, facts.recipient
+        assert content is not None, "the policy lets nothing pass that is gone"
+        unsubscribe = callback = None
+        if self._public_url is not None:
+            if claimed.channel == "email" and recipient is not None:
+                subscription = Subscription(
+                    tenant_id=claimed.tenant_id,
+                    user_id=recipient.user_id,
+                    channel=claimed.channel,
+                    notification_type=content.notification_type,
+                    version=recipient.unsubscribe_version,
+                )
+                unsubscribe = unsubscribe_url(self._public_url, self._vault, subscription)
+            if provider in _CALLED_BACK:
+                callback = callback_url(
+                    self._public_url, self._vault, provider, claimed.tenant_id, claimed.id
+                )
+        return Message(
+            tenant_id=claimed.tenant_id,
+            delivery_id=claimed.id,
+            attempt=claimed.attempt,
+            reference=str(claimed.id),
+            address=address,
+            title=content.title,
+            text=content.message,
+            notification_id=content.id,
+            notification_type=content.notification_type,
+            priority=content.priority,
+            action_url=self._absolute(content.action_url),
+            metadata=content.metadata,
+            created_at=content.created_at,
+            expires_at=content.expires_at,
+            recipient_id=claimed.user_id,
+            recipient_name=recipient.name if recipient is not None else None,
+            locale=recipient.locale if recipient is not None else None,
+            unsubscribe_url=unsubscribe,
+            callback_url=callback,
+        )
+
+    def _absolute(self, action_url: str | None) -> str | None:
+        """A link that works outside the application; None where nobody knows what it belongs to."""
+        if action_url is None or action_url.startswith(("https://", "http://")):
+            return action_url
+        return urljoin(self._site_url, action_url) if self._site_url is not None else None

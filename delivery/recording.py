@@ -1,0 +1,167 @@
+"""What became of attempts, written down together: completions, what they bring about, and whom it concerns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+import asyncpg
+import structlog
+
+from core.clock import Clock
+from core.database import Connection, Database
+from core.errors import ServiceError
+from delivery.endpoints_store import emit
+from delivery.events import delivery_event
+from delivery.outbox import NO_FENCE, Claimed, Completion, complete, fall_back
+from delivery.preferences_store import opt_out
+from delivery.recipients_store import pause_address
+
+log = structlog.stdlib.get_logger("delivery.recording")
+
+#: Completions in one transaction.
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """
+    One attempt that has ended, and what it brings about if it decides.
+
+    fallback: the channel that takes over. is_stopped: the person has stopped the channel. dead_address: to be
+    paused, for `dead_because`.
+    """
+
+    claimed: Claimed
+    completion: Completion
+    fallback: str | None = None
+    is_stopped: bool = False
+    dead_address: UUID | None = None
+    dead_because: str | None = None
+
+
+class Recorder:
+    """Writes what has ended; the one place of a worker that does. What it cannot write yet, it keeps."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        *,
+        on_fallback: Callable[[], None],
+        gather: timedelta = timedelta(milliseconds=5),
+        failpoints: frozenset[str] = frozenset(),
+    ) -> None:
+        """on_fallback: told when a delivery was written that is due at once. failpoints: of test builds."""
+        self._fenced = NO_FENCE not in failpoints
+        self._database = database
+        self._clock = clock
+        self._on_fallback = on_fallback
+        self._gather = gather.total_seconds()
+        self._ended: list[Ended] = []
+        self._arrived = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def waiting(self) -> int:
+        """Attempts that are not written down yet."""
+        return len(self._ended)
+
+    def add(self, ended: Ended) -> None:
+        self._ended.append(ended)
+        self._arrived.set()
+        self._empty.clear()
+
+    async def drained(self) -> None:
+        """Returns when everything is written down."""
+        await self._empty.wait()
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            await self._arrived.wait()
+            await self._clock.sleep(self._gather)
+            batch, self._ended[:_BATCH] = self._ended[:_BATCH], []
+            try:
+                await self._write(batch)
+            except (
+                ServiceError
+            ) as error:  # the database is away: the attempts still hold, their leases or not
+                log.warning("completions_postponed", code=error.code, attempts=len(batch))
+                self._ended[:0] = batch
+                await self._clock.sleep(0.5)
+            if not self._ended:
+                self._arrived.clear()
+                self._empty.set()
+
+    async def _write(self, batch: Sequence[Ended]) -> None:
+        """In one transaction; when the database refuses that, each in one of its own."""
+        try:
+            async with self._database.transaction() as connection:
+                fallbacks = await _record(connection, batch, self._clock, fenced=self._fenced)
+        except (asyncpg.PostgresError, ValueError) as error:
+            if len(batch) == 1:
+                # Its lease runs out and it is attempted again, so nothing is lost; but somebody must look.
+                log.exception(
+                    "completion_failed", delivery_id=str(batch[0].claimed.id), error=type(error).__name__
+                )
+                return
+            for one in batch:
+                await self._write([one])
+            return
+        if fallbacks:
+            self._on_fallback()
+
+
+async def _record(connection: Connection, batch: Sequence[Ended], clock: Clock, *, fenced: bool) -> int:
+    """How many fallback deliveries were written."""
+    decided = await complete(connection, [one.completion for one in batch], fenced=fenced)
+    deciding = [one for one in batch if (one.claimed.tenant_id, one.claimed.id) in decided]
+    fallbacks = 0
+    for one in deciding:
+        if one.fallback is not None and one.claimed.user_id is not None:
+            fallbacks += await fall_back(connection, one.claimed, one.fallback)
+        if one.dead_address is not None:
+            await pause_address(
+                connection,
+                one.claimed.tenant_id,
+                one.dead_address,
+                one.dead_because or "dead",
+                actor=f"provider:{one.completion.provider}",
+            )
+        if one.is_stopped and one.claimed.user_id is not None:
+            await opt_out(
+                connection,
+                one.claimed.tenant_id,
+                one.claimed.user_id,
+                "channel",
+                one.claimed.channel,
+                reason="provider",
+                actor=f"provider:{one.completion.provider}",
+            )
+    now = clock.now()
+    events = [
+        event
+        for one in deciding
+        if one.claimed.kind == "notification"
+        and (
+            event := delivery_event(
+                tenant_id=one.claimed.tenant_id,
+                delivery_id=one.claimed.id,
+                notification_id=one.claimed.notification_id,
+                user_id=one.claimed.user_id,
+                channel=one.claimed.channel,
+                state=one.completion.state,
+                occurred_at=now,
+                code=one.completion.code,
+                reason=one.completion.reason,
+            )
+        )
+        is not None
+    ]
+    await emit(connection, events)
+    return fallbacks
