@@ -130,12 +130,21 @@ class Recipients:
         return region
 
     async def put(
-        self, tenant_id: str, user_id: str, given: Mapping[str, Any], actor: str
+        self,
+        tenant_id: str,
+        user_id: str,
+        given: Mapping[str, Any],
+        actor: str,
+        *,
+        named: Sequence[tuple[str, str]] = (),
+        verified: bool = False,
     ) -> tuple[Recipient, bool]:
         """
         A person with what is given of FIELDS; what is not given stays. Whether they are new.
 
-        The values are as app/api checks them.
+        The values are as app/api checks them. named, verified: addresses, as for `introduce`.
+
+        Raises ServiceError (conflict) for too many addresses.
         """
         assert given.keys() <= set(FIELDS), "a column that there is"
         async with self._database.transaction() as connection:
@@ -150,12 +159,12 @@ class Recipients:
                 msgspec.json.encode(given.get("preferences") or {}).decode(),
                 list(given),
             )
-            is_new = row is not None and bool(row["is_new"])
+            changed = {} if row is None else {user_id: bool(row["is_new"])}
+            wanted = [(user_id, channel, value) for channel, value in named]
+            written = await self._add(connection, tenant_id, wanted, verified=verified, lead=True)
             found = await self._find(connection, tenant_id, user_id)
-            if row is not None:
-                action = "recipient.added" if is_new else "recipient.changed"
-                await self._record(connection, tenant_id, actor, action, user_id, {"given": sorted(given)})
-        return found, is_new
+            await audit_store.append_many(connection, _introduced(tenant_id, actor, changed, written, given))
+        return found, changed.get(user_id, False)
 
     async def get(self, tenant_id: str, user_id: str) -> Recipient:
         """Raises ServiceError (not_found)."""
@@ -194,7 +203,8 @@ class Recipients:
             await connection.execute(SQL["delete_links"], tenant_id, user_id)
             if await connection.fetchval(SQL["delete_recipient"], tenant_id, user_id) is None:
                 raise not_found("recipient")
-            await self._record(connection, tenant_id, actor, "recipient.deleted", user_id, {})
+            subject = f"recipient:{user_id}"
+            await audit_store.append(connection, tenant_id, actor, "recipient.deleted", subject, {})
 
     async def introduce(
         self, tenant_id: str, people: Sequence[Introduction], actor: str, *, verified: bool
@@ -224,12 +234,7 @@ class Recipients:
         wanted = [
             (person.user_id, channel, value) for person in people for channel, value in person.addresses
         ]
-        written = await self._add(connection, tenant_id, wanted, verified=verified)
-        if wanted:
-            stored = await self._stored(connection, tenant_id, wanted)
-            chosen = [row["id"] for row in stored if row["paused_at"] is None and not row["is_primary"]]
-            await self._promote(connection, tenant_id, chosen)
-            await self._settle(connection, tenant_id, {user_id for user_id, _, _ in wanted})
+        written = await self._add(connection, tenant_id, wanted, verified=verified, lead=True)
         await audit_store.append_many(connection, _introduced(tenant_id, actor, changed, written))
 
     async def add(
@@ -268,11 +273,8 @@ class Recipients:
         """As `add`, in the caller's transaction; it ends with the tenant's audit log locked."""
         wanted = [(user_id, channel, value)]
         changed = await self._introduce(connection, tenant_id, [Introduction(user_id=user_id)])
-        written = await self._add(connection, tenant_id, wanted, verified=verified)
+        written = await self._add(connection, tenant_id, wanted, verified=verified, lead=primary)
         [stored] = await self._stored(connection, tenant_id, wanted)
-        if primary and not stored["is_primary"]:
-            await self._promote(connection, tenant_id, [stored["id"]])
-        await self._settle(connection, tenant_id, {user_id})
         address = await self._address(connection, tenant_id, user_id, stored["id"])
         await audit_store.append_many(connection, _introduced(tenant_id, actor, changed, written))
         is_new = any(one.is_new for one in written)
@@ -294,8 +296,7 @@ class Recipients:
         Raises ServiceError: not_found; conflict when a paused address is to be the primary.
         """
         async with self._database.transaction() as connection:
-            await connection.execute(SQL["lock_recipient"], tenant_id, user_id)
-            before = await self._address(connection, tenant_id, user_id, address_id)
+            before = await self.lock_address(connection, tenant_id, user_id, address_id)
             done: list[str] = []
             if paused is True and await connection.fetchval(SQL["pause"], tenant_id, address_id, "paused"):
                 done.append("address.paused")
@@ -316,16 +317,17 @@ class Recipients:
     async def remove(self, tenant_id: str, user_id: str, address_id: UUID, actor: str) -> None:
         """Raises ServiceError (not_found)."""
         async with self._database.transaction() as connection:
-            await connection.execute(SQL["lock_recipient"], tenant_id, user_id)
-            address = await self._address(connection, tenant_id, user_id, address_id)
+            address = await self.lock_address(connection, tenant_id, user_id, address_id)
             await connection.fetchval(SQL["delete_address"], tenant_id, address_id, user_id)
             await self._settle(connection, tenant_id, {user_id})
             await audit_store.append_many(connection, [_about(tenant_id, actor, "address.removed", address)])
 
-    async def address(self, tenant_id: str, user_id: str, address_id: UUID) -> RecipientAddress:
-        """Raises ServiceError (not_found)."""
-        async with self._database.connection() as connection:
-            return await self._address(connection, tenant_id, user_id, address_id)
+    async def lock_address(
+        self, connection: Connection, tenant_id: str, user_id: str, address_id: UUID
+    ) -> RecipientAddress:
+        """An address whose owner is locked until the caller's transaction ends. Raises ServiceError (not_found)."""
+        await connection.execute(SQL["lock_recipient"], tenant_id, user_id)
+        return await self._address(connection, tenant_id, user_id, address_id)
 
     async def new_secret(self, tenant_id: str, user_id: str, address_id: UUID, actor: str) -> str:
         """
@@ -336,8 +338,7 @@ class Recipients:
         secret = _new_secret()
         sealed = self._vault.seal(secret, "address-secret", tenant_id, str(address_id))
         async with self._database.transaction() as connection:
-            await connection.execute(SQL["lock_recipient"], tenant_id, user_id)
-            address = await self._address(connection, tenant_id, user_id, address_id)
+            address = await self.lock_address(connection, tenant_id, user_id, address_id)
             if await connection.fetchval(SQL["set_secret"], tenant_id, address_id, user_id, sealed) is None:
                 raise ServiceError("conflict", "Only webhooks have a secret.")
             await audit_store.append_many(
@@ -414,7 +415,10 @@ class Recipients:
         self, connection: Connection, tenant_id: str, people: Sequence[Introduction]
     ) -> dict[str, bool]:
         """Those who were changed, and whether they are new."""
-        columns = zip(*((one.user_id, one.name, one.locale, one.timezone) for one in people), strict=True)
+        named = {one.user_id: one for one in people}.values()
+        if not named:
+            return {}
+        columns = zip(*((one.user_id, one.name, one.locale, one.timezone) for one in named), strict=True)
         rows = await connection.fetch(SQL["introduce"], tenant_id, *(list(column) for column in columns))
         return {row["user_id"]: row["is_new"] for row in rows}
 
@@ -425,13 +429,18 @@ class Recipients:
         wanted: Sequence[tuple[str, str, str]],
         *,
         verified: bool,
+        lead: bool,
     ) -> Sequence[_Written]:
-        """Those that were added or confirmed by this. wanted: (user id, channel, value)."""
+        """
+        Those that were added or confirmed by this. wanted: (user id, channel, value), of people who are locked.
+
+        lead: they are to be the primaries of their channels; of several in one channel, the first.
+        """
         if not wanted:
             return []
         shown: dict[UUID, str] = {}
         rows = []
-        for user_id, channel, value in wanted:
+        for user_id, channel, value in dict.fromkeys(wanted):
             address_id = uuid7()
             sealed = self._vault.seal(value, "address", tenant_id, str(address_id))
             sealed_secret = None
@@ -446,7 +455,20 @@ class Recipients:
         written = await connection.fetch(SQL["add_addresses"], tenant_id, *columns, verified)
         if await connection.fetchval(SQL["count_addresses"], tenant_id, columns[1]) > MAX_ADDRESSES:
             raise ServiceError("conflict", f"A person has at most {MAX_ADDRESSES} addresses of one channel.")
+        if lead:
+            await self._lead(connection, tenant_id, wanted)
+        await self._settle(connection, tenant_id, set(columns[1]))
         return [_Written(**row, secret=shown.get(row["id"])) for row in written]
+
+    async def _lead(
+        self, connection: Connection, tenant_id: str, wanted: Sequence[tuple[str, str, str]]
+    ) -> None:
+        first: dict[tuple[str, str], tuple[str, str, str]] = {}
+        for one in wanted:
+            first.setdefault(one[:2], one)
+        stored = await self._stored(connection, tenant_id, list(first.values()))
+        chosen = [row["id"] for row in stored if row["paused_at"] is None and not row["is_primary"]]
+        await self._promote(connection, tenant_id, chosen)
 
     async def _stored(
         self, connection: Connection, tenant_id: str, wanted: Sequence[tuple[str, str, str]]
@@ -466,17 +488,6 @@ class Recipients:
 
     async def _settle(self, connection: Connection, tenant_id: str, user_ids: Iterable[str]) -> None:
         await settle(connection, tenant_id, sorted(user_ids))
-
-    async def _record(
-        self,
-        connection: Connection,
-        tenant_id: str,
-        actor: str,
-        action: str,
-        user_id: str,
-        details: Mapping[str, Any],
-    ) -> None:
-        await audit_store.append(connection, tenant_id, actor, action, f"recipient:{user_id}", details)
 
 
 async def settle(connection: Connection, tenant_id: str, user_ids: Sequence[str]) -> None:
@@ -520,13 +531,22 @@ def _about(tenant_id: str, actor: str, action: str, address: RecipientAddress) -
 
 
 def _introduced(
-    tenant_id: str, actor: str, changed: Mapping[str, bool], written: Iterable[_Written]
+    tenant_id: str,
+    actor: str,
+    changed: Mapping[str, bool],
+    written: Iterable[_Written],
+    given: Iterable[str] = (),
 ) -> Iterator[audit_store.Entry]:
     """What stands in the log of people who are new or changed, and of addresses that were added or confirmed."""
     for user_id, is_new in changed.items():
         action = "recipient.added" if is_new else "recipient.changed"
+        details = {"given": names} if (names := sorted(given)) else {}
         yield audit_store.Entry(
-            tenant_id=tenant_id, actor=actor, action=action, subject=f"recipient:{user_id}"
+            tenant_id=tenant_id,
+            actor=actor,
+            action=action,
+            subject=f"recipient:{user_id}",
+            details=details,
         )
     for one in written:
         yield audit_store.Entry(
