@@ -11,10 +11,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
-from urllib.parse import urlencode, urlsplit, urlunsplit
 from uuid import UUID
 
-from core.vault import SealBroken, Vault
+from delivery.callbacks import callback_url
+from delivery.channels import codes
+
+__all__ = [
+    "FAILURES",
+    "RANKS",
+    "Consequence",
+    "Effect",
+    "Receipt",
+    "ReportedState",
+    "advanced",
+    "callback_url",
+    "consequence",
+]
 
 ReportedState = Literal["sent", "delivered", "read", "undelivered", "failed"]
 
@@ -44,9 +56,6 @@ FAILURES = frozenset({"undelivered", "failed"})
 
 #: Where a failure that is reported is about an attempt before: the next one is still to come.
 _TRIED_AGAIN = frozenset({"queued", "deferred"})
-
-#: The parameter of a callback URL that says of which delivery it is.
-PARAMETER = "d"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,38 +91,48 @@ def advanced(state: str, reported: ReportedState, *, is_of_last_attempt: bool = 
     return reported if RANKS[reported] > RANKS[state] else state
 
 
-def delivery_token(vault: Vault, provider: str, tenant_id: str, delivery_id: UUID) -> str:
-    """Which delivery this is, sealed: for what a provider sends back to us as it was (at most 250 characters)."""
-    return vault.token(f"{delivery_id}{tenant_id}", "receipt", provider)
-
-
-def read_delivery_token(vault: Vault, provider: str, token: str) -> tuple[str, UUID] | None:
-    """(tenant id, delivery id); None for what was not sealed here for this provider."""
-    try:
-        text = vault.read_token(token, "receipt", provider)
-    except SealBroken:
-        return None
-    return text[36:], UUID(text[:36])
-
-
-def callback_url(public_url: str, vault: Vault, provider: str, tenant_id: str, delivery_id: UUID) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consequence:
     """
-    Where a provider is asked to report what becomes of a delivery.
-
-    public_url: how the provider reaches us (HUB_PUBLIC_URL). The report finds its delivery by the token in it, also
-    when it is here before the provider's answer to us.
+    What follows from a report besides the state: why, for people; whether another channel takes over; for what reason
+    the address is paused, or the channel is opted out of.
     """
-    scheme, netloc, path, _, _ = urlsplit(public_url)
-    query = urlencode({PARAMETER: delivery_token(vault, provider, tenant_id, delivery_id)})
-    return urlunsplit(
-        (scheme, netloc, f"{path.rstrip('/')}{PATHS.get(provider, f'/webhooks/{provider}')}", query, "")
-    )
+
+    reason: str | None = None
+    falls_back: bool = False
+    pause: str | None = None
+    opt_out: str | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anything but the delivery is touched."""
+        return self.falls_back or self.pause is not None or self.opt_out is not None
 
 
-#: Where each provider's reports come in.
-PATHS: Mapping[str, str] = {
-    "twilio": "/webhooks/twilio/status",
-    "meta": "/webhooks/meta",
-    "sendgrid": "/webhooks/sendgrid",
-    "telegram": "/webhooks/telegram",
+#: (why, for what reason the address is paused, for what reason the channel is opted out of)
+_OF_EFFECT: Mapping[Effect, Consequence] = {
+    "bounced": Consequence(reason="the address does not exist, says its mail server", pause="bounced"),
+    "complained": Consequence(reason="the person called it spam", pause="complained", opt_out="complaint"),
+    "unsubscribed": Consequence(reason="the person has unsubscribed with the provider", opt_out="provider"),
 }
+
+
+def consequence(receipt: Receipt) -> Consequence:
+    """
+    What a failure means that is reported late is judged by the table that judges one which is answered at once.
+
+    Only what leads nowhere is followed up: what might go better later (RETRY, DEFER) has failed by now, and is a dead
+    letter that can be replayed.
+    """
+    if receipt.effect is not None:
+        return _OF_EFFECT[receipt.effect]
+    if receipt.state not in FAILURES:
+        return Consequence()
+    line = codes.find(receipt.provider, receipt.code)
+    if line is None:
+        return Consequence(reason="the provider could not deliver it")
+    return Consequence(
+        reason=line.meaning,
+        falls_back=line.outcome == "fallback",
+        pause="gone" if line.address_is_dead else None,
+        opt_out="provider" if line.outcome == "suppress" else None,
+    )

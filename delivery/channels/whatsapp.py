@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from core.outcome import Fallback, Halt, Outcome, Sent, Unknown
+from delivery.callbacks import token_in
 from delivery.channel import Address, Message, Provider
 from delivery.channels.codes import by_status, outcome
 from delivery.channels.fitting import fit, one_line, plain, shorten
@@ -140,7 +141,7 @@ class MetaCloud:
             "to": message.address.value,
             **content,
             # It comes back with every status of this message, however the answer to this call ended.
-            "biz_opaque_callback_data": str(message.delivery_id),
+            "biz_opaque_callback_data": token_in(message.callback_url) or str(message.delivery_id),
         }
         answer = await post(self._http, self._url, msgspec.json.encode(request), headers=self._headers)
         return _read_meta(answer, message) if isinstance(answer, Answer) else answer
