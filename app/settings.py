@@ -25,11 +25,20 @@ from core.identity import TokenSettings, is_user_id
 from core.keys import SECRET_MIN_BYTES
 from core.vault import read_keys
 from delivery.addresses import normalise
+from delivery.breaker import BreakerSettings
 from delivery.channel import PROVIDER_CHANNELS
+from delivery.channels.simulator import SimulatorSettings
+from delivery.channels.sms import SmsSettings
+from delivery.channels.telegram import TelegramSettings
+from delivery.channels.twilio import TwilioSettings
+from delivery.channels.whatsapp import WhatsAppSettings
+from delivery.composing import LinkSettings
+from delivery.conclusion import RetrySettings
 from delivery.connections_store import ConnectionLogSettings
 from delivery.ingest import IngestSettings
 from delivery.jobs import JobsSettings
 from delivery.routing import AlertSettings
+from delivery.worker import WorkerSettings
 from hub.broker_redis import RedisSettings
 from hub.channels import Channels, Namespace
 from hub.endpoint import EndpointSettings
@@ -121,6 +130,14 @@ class Settings:
     connections: ConnectionLogSettings
     presence: PresenceSettings
     alerts: AlertSettings
+    worker: WorkerSettings
+    retries: RetrySettings
+    breaker: BreakerSettings
+    links: LinkSettings
+    sms: SmsSettings
+    whatsapp: WhatsAppSettings
+    telegram: TelegramSettings
+    simulator: SimulatorSettings
 
     @property
     def production(self) -> bool:
@@ -178,6 +195,10 @@ SECTIONS = (
     Section(JobsSettings, "HUB_", fixed=("idempotency_life",)),
     Section(ConnectionLogSettings, "HUB_CONNECTION_", {"share": "HUB_CONNECTION_HISTORY"}),
     Section(PresenceSettings, "HUB_PRESENCE_", fixed=("renew_interval",)),
+    Section(WorkerSettings, "DELIVERY_"),
+    Section(RetrySettings, "DELIVERY_"),
+    Section(BreakerSettings, "DELIVERY_BREAKER_"),
+    Section(LinkSettings, "HUB_", {"site_url": "DELIVERY_SITE_URL"}),
     Section(ApiSettings, "HUB_", fixed=("version",)),
     Section(
         AlertSettings,
@@ -188,6 +209,11 @@ SECTIONS = (
             "telegram_chat_id": "TELEGRAM_CHAT_ID",
         },
     ),
+    Section(TwilioSettings, "TWILIO_"),
+    Section(SmsSettings, "SMS_", fixed=("twilio",)),
+    Section(WhatsAppSettings, "WHATSAPP_", {"from_": "WHATSAPP_FROM"}, fixed=("twilio",)),
+    Section(TelegramSettings, "TELEGRAM_"),
+    Section(SimulatorSettings, "DELIVERY_SIMULATOR_", {"channels": "DELIVERY_SIMULATE"}),
 )
 
 
@@ -206,6 +232,10 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
     node = _fill(NodeSettings, given)
     limits = _fill(LimitSettings, given)
     ingest = _fill(IngestSettings, given, failpoints=process.failpoints)
+    twilio = _fill(TwilioSettings, given)
+    simulator = _fill(SimulatorSettings, given)
+    if simulator.channels and process.env == "production":
+        raise BadSetting("DELIVERY_SIMULATE", "sends nothing: it is not for production")
     alerts = _fill(AlertSettings, given)
     _check_alerts(alerts)
     return Settings(
@@ -228,7 +258,15 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
         api=_fill(ApiSettings, given, version=version),
         connections=_fill(ConnectionLogSettings, given),
         presence=_fill(PresenceSettings, given, renew_interval=node.presence_interval),
+        worker=_fill(WorkerSettings, given),
+        retries=_fill(RetrySettings, given),
+        breaker=_fill(BreakerSettings, given),
+        links=_fill(LinkSettings, given),
         alerts=alerts,
+        sms=_fill(SmsSettings, given, twilio=twilio),
+        whatsapp=_fill(WhatsAppSettings, given, twilio=twilio),
+        telegram=_fill(TelegramSettings, given),
+        simulator=simulator,
     )
 
 
@@ -316,6 +354,9 @@ _LONGEST_S = 3_155_760_000
 #: Where 0 would mean work without a pause, or none at all.
 _ABOVE_ZERO = frozenset(
     {
+        "DELIVERY_ACCOUNTS_INTERVAL",
+        "DELIVERY_BROADCAST_INTERVAL",
+        "DELIVERY_POLL",
         "HUB_AUDIT_BATCH",
         "HUB_AUDIT_INTERVAL",
         "HUB_AUDIT_SHARE",

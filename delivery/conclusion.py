@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from random import Random
 from typing import Literal
 
 from core.outcome import Defer, Fail, Fallback, Halt, Outcome, Retry, Sent, Suppress, Unknown
@@ -73,30 +72,30 @@ def conclude(
     outcome: Outcome,
     unknown: UnknownPolicy,
     settings: RetrySettings,
-    random: Random,
+    jitter: float,
     *,
     is_probe: bool = False,
 ) -> Conclusion:
     """
-    is_probe: the account was known to be in trouble, and this attempt was to see whether it still is; what
+    jitter: from 0 up to 1, drawn for this outcome alone. is_probe: the account was known to be in trouble, and this attempt was to see whether it still is; what
     fails then says nothing about the delivery and is not counted against it.
     """
     match outcome:
         case Sent():
             return Conclusion(state="sent", outcome=outcome.name, provider_ref=outcome.provider_ref)
         case Retry() if outcome.throttled or is_probe:
-            wait = _jittered(settings.retry_base, settings.retry_base, 0, random, outcome.after)
+            wait = _jittered(settings.retry_base, settings.retry_base, 0, jitter, outcome.after)
             return _waits("queued", outcome, wait)
         case Retry():
-            return _again(claimed, outcome, settings, random, outcome.after)
+            return _again(claimed, outcome, settings, jitter, outcome.after)
         case Defer() if outcome.throttled:
-            wait = _jittered(settings.defer_base, settings.defer_base, 0, random, outcome.after)
+            wait = _jittered(settings.defer_base, settings.defer_base, 0, jitter, outcome.after)
             return _waits("deferred", outcome, wait)
         case Defer():
             if claimed.deferrals + 1 >= settings.deferrals:
                 return _dead(outcome, f"put off {settings.deferrals} times; the last time: {outcome.reason}")
             wait = _jittered(
-                settings.defer_base, settings.defer_cap, claimed.deferrals, random, outcome.after
+                settings.defer_base, settings.defer_cap, claimed.deferrals, jitter, outcome.after
             )
             return _waits("deferred", outcome, wait, deferrals=1)
         case Fallback():
@@ -126,7 +125,7 @@ def conclude(
             dead = _dead_because(claimed) if outcome.address_is_dead else None
             return _dead(outcome, outcome.reason, dead_because=dead)
         case Unknown() if unknown == "repeat":
-            return _again(claimed, outcome, settings, random, None, unknowns=1)
+            return _again(claimed, outcome, settings, jitter, None, unknowns=1)
         case Unknown():
             return _waits("unknown", outcome, settings.reconcile_after, unknowns=1)
 
@@ -161,7 +160,7 @@ def _again(
     claimed: Claimed,
     outcome: Retry | Unknown,
     settings: RetrySettings,
-    random: Random,
+    jitter: float,
     after: timedelta | None,
     *,
     unknowns: int = 0,
@@ -169,7 +168,7 @@ def _again(
     if claimed.retries + 1 >= settings.attempts:
         reason = f"given up after {settings.attempts} attempts; the last one: {outcome.reason}"
         return _dead(outcome, reason, retries=1, unknowns=unknowns)
-    wait = _jittered(settings.retry_base, settings.retry_cap, claimed.retries, random, after)
+    wait = _jittered(settings.retry_base, settings.retry_cap, claimed.retries, jitter, after)
     return _waits("queued", outcome, wait, retries=1, unknowns=unknowns)
 
 
@@ -219,9 +218,9 @@ def _dead_because(claimed: Claimed) -> str:
 
 
 def _jittered(
-    base: timedelta, cap: timedelta, before: int, random: Random, after: timedelta | None
+    base: timedelta, cap: timedelta, before: int, jitter: float, after: timedelta | None
 ) -> timedelta:
     """Full jitter over a wait that doubles, but not before what the other side has asked for."""
     longest: timedelta = min(cap, base * 2**before)
-    wait = longest * random.random()
+    wait = longest * jitter
     return wait if after is None else after + min(wait, after / 4)

@@ -308,7 +308,9 @@ class Worker:
         """A delivery on which we stumble: tried again a few times, then a dead letter."""
         log.error("delivery_is_poison", delivery_id=str(claimed.id), exc_info=error)
         outcome = Retry(reason=f"a fault of ours: {type(error).__name__}", code="internal")
-        self._conclude(claimed, None, conclude(claimed, outcome, "repeat", self._retries, self._random), None)
+        self._conclude(
+            claimed, None, conclude(claimed, outcome, "repeat", self._retries, self._random.random()), None
+        )
 
     async def _targets(self, batch: Sequence[Claimed]) -> list[tuple[Claimed, Address | None]]:
         events = [one for one in batch if one.kind == "event"]
@@ -433,7 +435,7 @@ class Worker:
         gates: str | None,
     ) -> None:
         conclusion = conclude(
-            claimed, outcome, channel.unknown, self._retries, self._random, is_probe=way.is_probe
+            claimed, outcome, channel.unknown, self._retries, self._random.random(), is_probe=way.is_probe
         )
         self._conclude(claimed, facts, conclusion, gates, way=way, address=address)
 

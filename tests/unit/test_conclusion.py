@@ -1,7 +1,6 @@
 """What follows from how an attempt ended."""
 
 from datetime import UTC, datetime, timedelta
-from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -16,20 +15,6 @@ from delivery.outbox import Claimed
 
 SETTINGS = RetrySettings()
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
-
-
-class Never(Random):
-    """The shortest of all waits."""
-
-    def random(self) -> float:
-        return 0.0
-
-
-class Always(Random):
-    """As good as the longest."""
-
-    def random(self) -> float:
-        return 1.0
 
 
 def claimed(**members: Any) -> Claimed:
@@ -58,9 +43,9 @@ def claimed(**members: Any) -> Claimed:
 
 
 def concluded(outcome: Outcome, unknown: UnknownPolicy = "repeat", **members: Any) -> Conclusion:
-    random = members.pop("random", Always())
+    jitter = members.pop("jitter", 1.0)
     is_probe = members.pop("is_probe", False)
-    return conclude(claimed(**members), outcome, unknown, SETTINGS, random, is_probe=is_probe)
+    return conclude(claimed(**members), outcome, unknown, SETTINGS, jitter, is_probe=is_probe)
 
 
 def test_what_was_sent_is_finished_and_keeps_the_providers_name_for_it() -> None:
@@ -73,26 +58,26 @@ def test_retries_wait_twice_as_long_each_time_up_to_the_cap_and_end_after_five_a
     assert waits == [30 * SECOND, 60 * SECOND, 120 * SECOND, 240 * SECOND, None]
     assert concluded(Retry(reason="busy"), retries=4).state == "failed"
     assert RetrySettings(attempts=20).retry_cap == 15 * MINUTE
-    long = conclude(claimed(retries=15), Retry(reason="busy"), "repeat", RetrySettings(attempts=20), Always())
+    long = conclude(claimed(retries=15), Retry(reason="busy"), "repeat", RetrySettings(attempts=20), 1.0)
     assert long.wait == 15 * MINUTE
 
 
-@given(retries=st.integers(0, 3), seed=st.integers())
-def test_jitter_is_full_and_never_beyond_the_wait(retries: int, seed: int) -> None:
-    wait = concluded(Retry(reason="busy"), retries=retries, random=Random(seed)).wait
+@given(retries=st.integers(0, 3), jitter=st.floats(0, 1, exclude_max=True))
+def test_jitter_is_full_and_never_beyond_the_wait(retries: int, jitter: float) -> None:
+    wait = concluded(Retry(reason="busy"), retries=retries, jitter=jitter).wait
 
     assert wait is not None
     assert timedelta(0) <= wait <= 30 * SECOND * 2**retries
 
 
-@given(after=st.integers(0, 100_000), seed=st.integers())
-def test_nothing_is_tried_before_the_provider_allows_it(after: int, seed: int) -> None:
+@given(after=st.integers(0, 100_000), jitter=st.floats(0, 1, exclude_max=True))
+def test_nothing_is_tried_before_the_provider_allows_it(after: int, jitter: float) -> None:
     for outcome in (
         Retry(reason="429", after=after * SECOND),
         Retry(reason="429", after=after * SECOND, throttled=True),
         Defer(reason="later", after=after * SECOND),
     ):
-        wait = concluded(outcome, random=Random(seed)).wait
+        wait = concluded(outcome, jitter=jitter).wait
         assert wait is not None
         assert wait >= after * SECOND
 
