@@ -7,16 +7,54 @@ from dataclasses import dataclass
 from core.clock import Clock
 from core.database import Database
 from core.vault import Vault
+from delivery.accounts_store import Accounts
+from delivery.deliveries_store import Deliveries
+from delivery.keryu_store import KeryuNotifications
+from delivery.recipients_store import Recipients
+from delivery.routing import OUR_ROUTES, AlertSettings, Routes
+from delivery.yoop_store import LastAlerts
 from hub.publisher import Publisher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Alerting:
+    """Where alerts go."""
+
+    settings: AlertSettings = AlertSettings()
+    routes: Routes = OUR_ROUTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delivering:
-    """The stores of delivery, by what they keep."""
+    """The stores of delivery, by what they keep. configured: channels that have a provider."""
 
     vault: Vault
+    accounts: Accounts
+    deliveries: Deliveries
+    recipients: Recipients
+    keryu: KeryuNotifications
+    last_alerts: LastAlerts
+    alerting: Alerting
+    configured: frozenset[str]
 
 
-def delivering(database: Database, publisher: Publisher, vault: Vault, clock: Clock) -> Delivering:
+def delivering(
+    database: Database,
+    publisher: Publisher,
+    vault: Vault,
+    clock: Clock,
+    *,
+    alerting: Alerting | None = None,
+    configured: frozenset[str] = frozenset(),
+) -> Delivering:
     """The stores over one database."""
-    return Delivering(vault=vault)
+    return Delivering(
+        vault=vault,
+        accounts=Accounts(database),
+        deliveries=Deliveries(database, vault),
+        recipients=Recipients(database, vault),
+        keryu=KeryuNotifications(database),
+        last_alerts=LastAlerts(database),
+        alerting=alerting or Alerting(),
+        configured=configured,
+    )
