@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from core.clock import Clock
 from core.database import Database
 from core.vault import Vault
 from delivery.accounts_store import Accounts
+from delivery.audit_store import Audit
+from delivery.broadcasts_store import Broadcasts
+from delivery.channel import Channel
 from delivery.deliveries_store import Deliveries
 from delivery.keryu_store import KeryuNotifications
+from delivery.preferences_store import Preferences
 from delivery.recipients_store import Recipients
 from delivery.routing import OUR_ROUTES, AlertSettings, Routes
+from delivery.unsubscribe import Unsubscribing
 from delivery.yoop_store import LastAlerts
 from hub.publisher import Publisher
 
@@ -29,13 +35,19 @@ class Delivering:
     """The stores of delivery, by what they keep. configured: channels that have a provider."""
 
     vault: Vault
+    preferences: Preferences
+    unsubscribing: Unsubscribing
     accounts: Accounts
     deliveries: Deliveries
+    audit: Audit
+    broadcasts: Broadcasts
     recipients: Recipients
     keryu: KeryuNotifications
     last_alerts: LastAlerts
     alerting: Alerting
     configured: frozenset[str]
+    channels: Mapping[str, Channel] = field(default_factory=dict)  # by name
+    wake: Callable[[], None] = lambda: None  # there is work for the workers
 
 
 def delivering(
@@ -50,8 +62,12 @@ def delivering(
     """The stores over one database."""
     return Delivering(
         vault=vault,
+        preferences=Preferences(database),
+        unsubscribing=Unsubscribing(database, vault),
         accounts=Accounts(database),
         deliveries=Deliveries(database, vault),
+        audit=Audit(database),
+        broadcasts=Broadcasts(database),
         recipients=Recipients(database, vault),
         keryu=KeryuNotifications(database),
         last_alerts=LastAlerts(database),
