@@ -23,7 +23,7 @@ SQL = load("delivery", "preferences.sql")
 Matrix = Mapping[str, Mapping[str, bool]]
 
 #: Lines of one matrix.
-MAX_RULES = 1000
+MAX_RULES = 1400
 
 #: Of one person. What a provider or a link reports is taken beyond that.
 MAX_OPT_OUTS = 1000

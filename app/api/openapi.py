@@ -25,6 +25,8 @@ PATH_PARAMETERS: Mapping[str, Schema] = {
     "topic": TOPIC_SCHEMA,
     "channel": TOPIC_SCHEMA,
     "key_id": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
+    "token": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,3000}$"},
+    "subject_id": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[A-Za-z0-9._@:-]+$"},
     "asset": {"type": "string", "pattern": "^[a-z]+\\.(js|css)$"},
 }
 

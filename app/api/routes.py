@@ -15,12 +15,16 @@ from app.api import (
     events,
     health,
     inbox,
+    keryu,
     keys,
     notifications,
+    preferences,
     presence,
     tickets,
     tokens,
     topics,
+    unsubscribe,
+    yoop,
 )
 from app.api.broadcast import Broadcast, Publish, Published
 from app.api.events import EventsPage, EventsQuery
@@ -436,4 +440,9 @@ def _identities() -> Iterator[Operation]:
 
 def _delivery() -> list[Operation]:
     """Deliveries by the other channels: each module lists its own."""
-    return []
+    return [
+        *preferences.operations(),
+        *unsubscribe.operations(),
+        *keryu.operations(),
+        *yoop.operations(),
+    ]
