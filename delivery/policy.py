@@ -122,7 +122,7 @@ class Facts:
     now: datetime
     claimed: Claimed
     is_configured: bool
-    content: Content | None
+    content: Content | None = field(repr=False)
     status: str  # published, recalled, cancelled, scheduled
     is_read: bool = False
     recipient: StoredRecipient | None = None
