@@ -19,6 +19,16 @@ from core.outcome import Outcome
 #: recognises our reference, so the same is sent again. `reconcile`: wait for a receipt, then decide.
 UnknownPolicy = Literal["repeat", "reconcile"]
 
+#: A Message-ID and a webhook-id are recognised on the other side; the others recognise nothing.
+UNKNOWN: Mapping[str, UnknownPolicy] = {
+    "push": "repeat",
+    "email": "repeat",
+    "sms": "reconcile",
+    "whatsapp": "reconcile",
+    "telegram": "reconcile",
+    "webhook": "repeat",
+}
+
 #: The channels that need a provider, by their stored names.
 PROVIDER_CHANNELS = ("push", "email", "sms", "whatsapp", "telegram", "webhook")
 

@@ -28,7 +28,12 @@ SQL = load("delivery", "outbox.sql")
 NO_FENCE = "no_fence"
 
 _FENCE = "AND d.attempt = o.attempt"
-_UNFENCED = SQL["complete"].replace(_FENCE, "").replace("d.state = 'processing'", "true")
+_UNFENCED = (
+    SQL["complete"]
+    .replace(_FENCE, "")
+    .replace("d.state = 'processing'", "true")
+    .replace("d.state <> 'processing'", "false")
+)
 assert SQL["complete"].count(_FENCE) == 1, "what is taken away is there"
 
 PROVIDED = frozenset(PROVIDER_CHANNELS)
