@@ -44,6 +44,7 @@ EDGES = {
     "uvicorn": ("app/*.py", "hub/transport.py"),
     "websockets": ("hub/framing.py", "hub/handshake.py", "hub/transport.py"),
     "aiohttp": ("app/*.py", "push/sender.py", "delivery/channels/*.py"),
+    "aiosmtplib": ("delivery/channels/*.py",),
     "apscheduler": ("app/*.py", "delivery/jobs.py", "digest/schedule.py"),
     "alembic": ("app/migrate.py", "migrations/*.py"),
     "sqlalchemy": ("migrations/*.py",),
