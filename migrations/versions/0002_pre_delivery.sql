@@ -305,3 +305,26 @@ CREATE VIEW notification_audit_log AS -- EZ-4
     WHERE a.ended_at IS NOT NULL
     UNION ALL
     SELECT l.tenant_id, l.notification_id, l.action, l.details, l.at FROM audit_log l;
+
+-- What the planner believes of these tables until they are analyzed, as in 0001: one tenant, many people, deliveries
+-- most of which are finished.
+INSERT INTO recipients (tenant_id, user_id) SELECT 'seed', 'person-' || n FROM generate_series(1, 10000) AS n;
+INSERT INTO recipient_addresses (tenant_id, id, user_id, channel, sealed, lookup, hint, is_primary, verified_at)
+SELECT 'seed', md5(n || channel)::uuid, 'person-' || n, channel, '\x00', decode(md5(n || channel), 'hex'), 'hint', true, now()
+FROM generate_series(1, 10000) AS n, unnest(ARRAY['email', 'sms']) AS channel;
+INSERT INTO preference_rules (tenant_id, user_id, notification_type, channel, is_enabled)
+SELECT 'seed', 'person-' || n, 'type-' || n % 10, 'email', true FROM generate_series(1, 2000) AS n;
+INSERT INTO opt_outs (tenant_id, user_id, scope, value, reason)
+SELECT 'seed', 'person-' || n, 'channel', 'sms', 'keyword' FROM generate_series(1, 1000) AS n;
+INSERT INTO notification_deliveries (tenant_id, id, notification_id, user_id, channel, lane, state, finished_at)
+SELECT 'seed', md5('d' || n)::uuid, md5('n' || n % 5000)::uuid, 'person-' || n % 10000, (ARRAY['email', 'sms'])[1 + n / 10000],
+    2, CASE WHEN n % 10 = 0 THEN 'queued' ELSE 'sent' END, CASE WHEN n % 10 > 0 THEN now() END
+FROM generate_series(1, 20000 - 1) AS n;
+INSERT INTO delivery_attempts (tenant_id, delivery_id, attempt, worker, started_at, ended_at, outcome)
+SELECT tenant_id, id, 1, 'seed', now(), now(), 'sent' FROM notification_deliveries;
+INSERT INTO provider_events (provider, event_id, status, tenant_id, delivery_id)
+SELECT 'seed', n::text, 'delivered', 'seed', md5('d' || n)::uuid FROM generate_series(1, 5000) AS n;
+ANALYZE recipients, recipient_addresses, preference_rules, opt_outs, notification_deliveries, delivery_attempts,
+    provider_events;
+TRUNCATE recipients, recipient_addresses, preference_rules, opt_outs, notification_deliveries, delivery_attempts,
+    provider_events, address_verifications;
