@@ -23,7 +23,7 @@ from core.outcome import Fallback, Halt, Outcome, Sent, Unknown
 from delivery.callbacks import token_in
 from delivery.channel import Address, Message, Provider
 from delivery.channels.codes import by_status, outcome
-from delivery.channels.fitting import fit, one_line, plain, shorten
+from delivery.channels.fitting import fit, one_line, plain, shorten, utf16_length
 from delivery.channels.http_call import Answer, base_url, post
 from delivery.channels.twilio import TwilioMessages, TwilioSettings, twilio_messages
 
@@ -254,9 +254,9 @@ def is_window_open(message: Message) -> bool:
 
 
 def free_text(message: Message, limit: int) -> str:
-    """Title, text and link within so many characters."""
+    """Title, text and link within so many UTF-16 units, which are never fewer than characters."""
     parts = (plain(message.title), plain(message.text), message.action_url or "")
-    fitted = fit(parts, lambda text: len(text) <= limit)
+    fitted = fit(parts, lambda text: utf16_length(text) <= limit)
     if fitted is None:  # a link has 2,048 characters at most
         return _NOTHING
     if fitted.dropped:
