@@ -17,6 +17,7 @@ import structlog
 from starlette.routing import BaseRoute, WebSocketRoute
 from starlette.types import ASGIApp
 
+from app.alerting import alerting, know_operators
 from app.api import checks, routes
 from app.api.application import make_app
 from app.api.checks import Health
@@ -164,6 +165,8 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         _watch_jobs(metrics, jobs)
 
     _watch(metrics, hub, node, ingest)
+    delivery = delivering(database, hub, vault, clock, alerting=alerting(settings.alerts))
+    await know_operators(delivery.recipients, settings.alerts)
     services = Services(
         settings=settings.api,
         clock=clock,
@@ -179,7 +182,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         node=node,
         peers=peers,
         presence=presence,
-        delivery=delivering(database, hub, vault, clock),
+        delivery=delivery,
         health=Health(
             [
                 checks.database(database),
