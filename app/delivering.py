@@ -12,12 +12,21 @@ from delivery.accounts_store import Accounts
 from delivery.audit_store import Audit
 from delivery.broadcasts_store import Broadcasts
 from delivery.channel import Channel
+from delivery.channels.telegram_webhook import TelegramWebhook
 from delivery.deliveries_store import Deliveries
+from delivery.endpoints_store import Endpoints
+from delivery.hooks import Hooks
+from delivery.inbound_store import InboundMessages
 from delivery.keryu_store import KeryuNotifications
 from delivery.preferences_store import Preferences
-from delivery.recipients_store import Recipients
+from delivery.receipts_store import Receipts
+from delivery.recipients_store import Recipients, RecipientSettings
 from delivery.routing import OUR_ROUTES, AlertSettings, Routes
+from delivery.sandbox import SandboxMessages
+from delivery.telegram_links_store import TelegramLinks
+from delivery.tenants_store import Tenants
 from delivery.unsubscribe import Unsubscribing
+from delivery.verification_store import Verifications, VerificationSettings
 from delivery.yoop_store import LastAlerts
 from hub.publisher import Publisher
 
@@ -41,13 +50,23 @@ class Delivering:
     deliveries: Deliveries
     audit: Audit
     broadcasts: Broadcasts
+    sandbox: SandboxMessages
     recipients: Recipients
+    verifications: Verifications
+    endpoints: Endpoints
+    receipts: Receipts
+    inbound: InboundMessages
+    telegram_links: TelegramLinks
+    hooks: Hooks
+    tenants: Tenants
     keryu: KeryuNotifications
     last_alerts: LastAlerts
     alerting: Alerting
     configured: frozenset[str]
     channels: Mapping[str, Channel] = field(default_factory=dict)  # by name
+    telegram_webhook: TelegramWebhook | None = None
     wake: Callable[[], None] = lambda: None  # there is work for the workers
+    is_sandbox: bool = False  # nothing of this reaches anybody
 
 
 def delivering(
@@ -58,8 +77,11 @@ def delivering(
     *,
     alerting: Alerting | None = None,
     configured: frozenset[str] = frozenset(),
+    addresses: RecipientSettings | None = None,
+    codes: VerificationSettings | None = None,
 ) -> Delivering:
     """The stores over one database."""
+    recipients = Recipients(database, vault, addresses)
     return Delivering(
         vault=vault,
         preferences=Preferences(database),
@@ -68,7 +90,10 @@ def delivering(
         deliveries=Deliveries(database, vault),
         audit=Audit(database),
         broadcasts=Broadcasts(database),
-        recipients=Recipients(database, vault),
+        sandbox=SandboxMessages(database, vault),
+        recipients=recipients,
+        verifications=Verifications(database, vault, recipients, publisher, codes),
+        tenants=Tenants(database),
         keryu=KeryuNotifications(database),
         last_alerts=LastAlerts(database),
         alerting=alerting or Alerting(),

@@ -10,7 +10,11 @@ from starlette.responses import Response
 
 from app.api import (
     asyncapi,
+    audit,
     broadcast,
+    broadcasts,
+    channels,
+    deliveries,
     docs,
     events,
     health,
@@ -20,6 +24,9 @@ from app.api import (
     notifications,
     preferences,
     presence,
+    recipients,
+    sandbox,
+    tenant_settings,
     tickets,
     tokens,
     topics,
@@ -443,6 +450,13 @@ def _delivery() -> list[Operation]:
     return [
         *preferences.operations(),
         *unsubscribe.operations(),
+        *recipients.operations(),
+        *tenant_settings.operations(),
         *keryu.operations(),
         *yoop.operations(),
+        *deliveries.operations(),
+        *broadcasts.operations(),
+        *channels.operations(),
+        *sandbox.operations(),
+        *audit.operations(),
     ]
