@@ -23,7 +23,7 @@ class AuditQuery(Parameters):
     before: Annotated[Whole, Field(ge=1, lt=2**53)] | None = Field(
         default=None, description="The next_before of the page before."
     )
-    subject: Annotated[str, StringConstraints(pattern=r"^[a-z_]{1,32}:[^\p{C}]{1,255}$")] | None = Field(
+    subject: Annotated[str, StringConstraints(max_length=300, pattern=r"^[a-z_]+:.+$")] | None = Field(
         default=None, description="What it was done to: `delivery:<id>`, `recipient:<id>`, …"
     )
 
