@@ -33,6 +33,10 @@ class LinkSettings:
 _CALLED_BACK = frozenset({"twilio", "meta", "sendgrid", "simulator"})
 
 
+#: Channels where the title is no more than a line above the text.
+_ONE_TEXT = frozenset({"sms", "whatsapp", "telegram"})
+
+
 class Composer:
     """Makes messages."""
 
@@ -66,7 +70,7 @@ class Composer:
             attempt=claimed.attempt,
             reference=str(claimed.id),
             address=address,
-            title=content.title,
+            title=_title(claimed.channel, content.title, content.message),
             text=content.message,
             notification_id=content.id,
             notification_type=content.notification_type,
@@ -87,3 +91,8 @@ class Composer:
         if action_url is None or action_url.startswith(("https://", "http://")):
             return action_url
         return urljoin(self._site_url, action_url) if self._site_url is not None else None
+
+
+def _title(channel: str, title: str, text: str) -> str:
+    """The title, unless the text begins with it and it would be read twice: Keryu's messages have no other."""
+    return "" if channel in _ONE_TEXT and text.startswith(title) else title

@@ -291,15 +291,12 @@ _NO_WAY = Fallback(
 def _value(variable: str, message: Message) -> str:
     match variable:
         case "subject_name":
-            return message.recipient_name or ""
+            return _said_by_keryu(variable, message) or message.recipient_name or ""
         case "alert_type":
             return _text(message.metadata.get("alert_type")) or message.notification_type
         case "content":
-            return (
-                f"{message.title}: {message.text}"
-                if message.title and message.text
-                else message.title + message.text
-            )
+            whole = ": ".join(part for part in (message.title, message.text) if part)
+            return _said_by_keryu(variable, message) or whole
         case "action_required":
             return _text(message.metadata.get("action_required")) or message.action_url or ""
         case "title":
@@ -309,6 +306,12 @@ def _value(variable: str, message: Message) -> str:
         case "url":
             return message.action_url or ""
     return _text(message.metadata.get(variable.removeprefix("metadata.")))
+
+
+def _said_by_keryu(variable: str, message: Message) -> str:
+    """What a client of Keryu's gave for this place of its one template; to others such a name means nothing."""
+    is_its = message.notification_type == "notification_alert"
+    return _text(message.metadata.get(variable)) if is_its else ""
 
 
 def _text(value: object) -> str:
