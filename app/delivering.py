@@ -13,6 +13,7 @@ from delivery.audit_store import Audit
 from delivery.broadcasts_store import Broadcasts
 from delivery.channel import Channel
 from delivery.channels.telegram_webhook import TelegramWebhook
+from delivery.conclusion import RetrySettings
 from delivery.deliveries_store import Deliveries
 from delivery.endpoints_store import Endpoints
 from delivery.hooks import Hooks
@@ -79,9 +80,14 @@ def delivering(
     configured: frozenset[str] = frozenset(),
     addresses: RecipientSettings | None = None,
     codes: VerificationSettings | None = None,
+    hooks: Hooks | None = None,
+    telegram_webhook: TelegramWebhook | None = None,
+    retries: RetrySettings | None = None,
+    wake: Callable[[], None] = lambda: None,
 ) -> Delivering:
-    """The stores over one database."""
+    """The stores over one database. retries: say which channel takes over where a provider reports a failure."""
     recipients = Recipients(database, vault, addresses)
+    telegram_links = TelegramLinks(database, recipients)
     return Delivering(
         vault=vault,
         preferences=Preferences(database),
@@ -93,6 +99,13 @@ def delivering(
         sandbox=SandboxMessages(database, vault),
         recipients=recipients,
         verifications=Verifications(database, vault, recipients, publisher, codes),
+        endpoints=Endpoints(database, vault, clock),
+        receipts=Receipts(database, clock, (retries or RetrySettings()).fallbacks(), wake),
+        inbound=InboundMessages(database, vault, recipients, telegram_links, clock),
+        telegram_links=telegram_links,
+        hooks=hooks or Hooks(),
+        telegram_webhook=telegram_webhook,
+        wake=wake,
         tenants=Tenants(database),
         keryu=KeryuNotifications(database),
         last_alerts=LastAlerts(database),

@@ -27,14 +27,17 @@ from core.vault import read_keys
 from delivery.addresses import normalise
 from delivery.breaker import BreakerSettings
 from delivery.channel import PROVIDER_CHANNELS
+from delivery.channels.email import EmailSettings
 from delivery.channels.simulator import SimulatorSettings
 from delivery.channels.sms import SmsSettings
 from delivery.channels.telegram import TelegramSettings
 from delivery.channels.twilio import TwilioSettings
+from delivery.channels.webhook import WebhookSettings
 from delivery.channels.whatsapp import WhatsAppSettings
 from delivery.composing import LinkSettings
 from delivery.conclusion import RetrySettings
 from delivery.connections_store import ConnectionLogSettings
+from delivery.hooks import HookSettings
 from delivery.ingest import IngestSettings
 from delivery.jobs import JobsSettings
 from delivery.routing import AlertSettings
@@ -137,7 +140,10 @@ class Settings:
     sms: SmsSettings
     whatsapp: WhatsAppSettings
     telegram: TelegramSettings
+    hooks: HookSettings
     simulator: SimulatorSettings
+    email: EmailSettings
+    webhook: WebhookSettings
 
     @property
     def production(self) -> bool:
@@ -213,6 +219,9 @@ SECTIONS = (
     Section(SmsSettings, "SMS_", fixed=("twilio",)),
     Section(WhatsAppSettings, "WHATSAPP_", {"from_": "WHATSAPP_FROM"}, fixed=("twilio",)),
     Section(TelegramSettings, "TELEGRAM_"),
+    Section(EmailSettings, ""),
+    Section(WebhookSettings, "DELIVERY_WEBHOOK_"),
+    Section(HookSettings, ""),
     Section(SimulatorSettings, "DELIVERY_SIMULATOR_", {"channels": "DELIVERY_SIMULATE"}),
 )
 
@@ -236,6 +245,11 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
     simulator = _fill(SimulatorSettings, given)
     if simulator.channels and process.env == "production":
         raise BadSetting("DELIVERY_SIMULATE", "sends nothing: it is not for production")
+    webhook = _fill(WebhookSettings, given)
+    if webhook.private and process.env == "production":
+        raise BadSetting(
+            "DELIVERY_WEBHOOK_PRIVATE", "lets strangers reach this network: it is not for production"
+        )
     alerts = _fill(AlertSettings, given)
     _check_alerts(alerts)
     return Settings(
@@ -266,7 +280,10 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
         sms=_fill(SmsSettings, given, twilio=twilio),
         whatsapp=_fill(WhatsAppSettings, given, twilio=twilio),
         telegram=_fill(TelegramSettings, given),
+        hooks=_fill(HookSettings, given),
         simulator=simulator,
+        email=_fill(EmailSettings, given),
+        webhook=webhook,
     )
 
 
@@ -357,6 +374,12 @@ _ABOVE_ZERO = frozenset(
         "DELIVERY_ACCOUNTS_INTERVAL",
         "DELIVERY_BROADCAST_INTERVAL",
         "DELIVERY_POLL",
+        "DELIVERY_WEBHOOK_CONCURRENCY",
+        "DELIVERY_WEBHOOK_RATE",
+        "DELIVERY_WEBHOOK_TIMEOUT",
+        "EMAIL_CONCURRENCY",
+        "EMAIL_RATE",
+        "EMAIL_TIMEOUT",
         "HUB_AUDIT_BATCH",
         "HUB_AUDIT_INTERVAL",
         "HUB_AUDIT_SHARE",

@@ -16,7 +16,6 @@ PATHS: Mapping[str, str] = {
     "twilio": "/webhooks/twilio/status",
     "meta": "/webhooks/meta",
     "sendgrid": "/webhooks/sendgrid",
-    "telegram": "/webhooks/telegram",
 }
 
 _ID_LENGTH = 36

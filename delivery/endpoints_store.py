@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -23,6 +24,7 @@ from core.identity import Identity
 from core.ids import uuid7
 from core.sql import load
 from core.vault import Vault
+from delivery.audit_store import actor_of, append
 from delivery.channel import Address
 from delivery.events import EVENT_TYPES, Event, EventType, body
 from delivery.outbox import Claimed
@@ -94,8 +96,10 @@ class Endpoints:
                 identity.client,
                 MAX_ENDPOINTS,
             )
-        if row is None:
-            raise ServiceError("conflict", f"A tenant has at most {MAX_ENDPOINTS} webhooks.")
+            if row is None:
+                raise ServiceError("conflict", f"A tenant has at most {MAX_ENDPOINTS} webhooks.")
+            details = {"host": wanted.hint, "events": list(wanted.events), "is_enabled": wanted.is_enabled}
+            await _remember(connection, identity, endpoint_id, "webhook.created", details)
         return _endpoint(row), secret
 
     async def of_tenant(self, tenant_id: str) -> Sequence[Endpoint]:
@@ -111,7 +115,7 @@ class Endpoints:
 
     async def change(
         self,
-        tenant_id: str,
+        identity: Identity,
         endpoint_id: UUID,
         *,
         url: tuple[str, str] | None = None,
@@ -124,6 +128,7 @@ class Endpoints:
 
         Raises ServiceError (not_found).
         """
+        tenant_id = identity.tenant_id
         sealed = None if url is None else self._sealed("endpoint-url", tenant_id, endpoint_id, url[0])
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(
@@ -140,24 +145,28 @@ class Endpoints:
             changed = _endpoint(_found(row))
             if is_enabled is False:
                 await connection.execute(SQL["cancel_events"], tenant_id, endpoint_id)
+            details = {"host": changed.hint, "events": list(changed.events), "is_enabled": changed.is_enabled}
+            await _remember(connection, identity, endpoint_id, "webhook.changed", details)
         return changed
 
-    async def rotate(self, tenant_id: str, endpoint_id: UUID) -> str:
+    async def rotate(self, identity: Identity, endpoint_id: UUID) -> str:
         """A new secret, shown once; the old one signs nothing more. Raises ServiceError (not_found)."""
-        secret = _new_secret()
+        tenant_id, secret = identity.tenant_id, _new_secret()
         sealed = self._sealed("endpoint-secret", tenant_id, endpoint_id, secret)
-        async with self._database.connection() as connection:
+        async with self._database.transaction() as connection:
             row = await connection.fetchrow(
                 SQL["change"], tenant_id, endpoint_id, None, None, None, sealed, None, None
             )
-        _found(row)
+            _found(row)
+            await _remember(connection, identity, endpoint_id, "webhook.rotated", {})
         return secret
 
-    async def delete(self, tenant_id: str, endpoint_id: UUID) -> None:
-        """Raises ServiceError (not_found)."""
+    async def delete(self, identity: Identity, endpoint_id: UUID) -> None:
+        """What waits for it is cancelled. Raises ServiceError (not_found)."""
         async with self._database.transaction() as connection:
-            _found(await connection.fetchrow(SQL["delete"], tenant_id, endpoint_id))
-            await connection.execute(SQL["cancel_events"], tenant_id, endpoint_id)
+            _found(await connection.fetchrow(SQL["delete"], identity.tenant_id, endpoint_id))
+            await connection.execute(SQL["cancel_events"], identity.tenant_id, endpoint_id)
+            await _remember(connection, identity, endpoint_id, "webhook.deleted", {})
 
     async def test(self, tenant_id: str, endpoint_id: UUID) -> UUID:
         """
@@ -231,6 +240,14 @@ async def emit(connection: Connection, events: Sequence[Event]) -> int:
         _LANE,
     )
     return int(status.rpartition(" ")[2])
+
+
+async def _remember(
+    connection: Connection, identity: Identity, endpoint_id: UUID, action: str, details: Mapping[str, Any]
+) -> None:
+    await append(
+        connection, identity.tenant_id, actor_of(identity), action, f"webhook:{endpoint_id}", details
+    )
 
 
 def _new_secret() -> str:

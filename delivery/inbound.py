@@ -23,9 +23,9 @@ from delivery.receipts import Receipt
 #: As it is stored.
 Kind = Literal["reply", "tap", "stop", "start", "help"]
 
-#: As a provider tells it: words, a button, or what it has understood by itself (a chat that is blocked, a person who
-#: has stopped the sender in the app).
-Told = Literal["words", "tap", "stop", "start"]
+#: As a provider tells it: words, a button, a keyword that it has understood by itself; or that somebody has stopped the
+#: sender in the app, or has taken that back.
+Told = Literal["words", "tap", "stop", "start", "blocked", "unblocked"]
 
 Keyword = Literal["stop", "start", "help"]
 
@@ -67,8 +67,10 @@ class Report:
 
 def kind(message: Inbound) -> Kind:
     """What it is to us. A tap on a button that says "Stop" stops, too."""
-    if message.told in ("stop", "start"):
-        return message.told
+    if message.told in ("stop", "blocked"):
+        return "stop"
+    if message.told in ("start", "unblocked"):
+        return "start"
     found = keyword(message.text) or (keyword(message.payload) if message.payload is not None else None)
     return found or ("tap" if message.told == "tap" else "reply")
 

@@ -26,7 +26,13 @@ PATH_PARAMETERS: Mapping[str, Schema] = {
     "channel": TOPIC_SCHEMA,
     "key_id": {"type": "string", "pattern": "^[0-9a-f]{16}$"},
     "token": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,3000}$"},
+    "user_id": {"type": "string", "maxLength": 255, "pattern": r"^[^\p{C}\p{Z}/]+( +[^\p{C}\p{Z}/]+)*$"},
+    "address_id": {"type": "string", "format": "uuid"},
     "subject_id": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[A-Za-z0-9._@:-]+$"},
+    "delivery_id": {"type": "string", "format": "uuid"},
+    "webhook_id": {"type": "string", "format": "uuid"},
+    "message_id": {"type": "string", "format": "uuid"},
+    "hook": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
     "asset": {"type": "string", "pattern": "^[a-z]+\\.(js|css)$"},
 }
 

@@ -25,7 +25,7 @@ _STATES: Mapping[str, ReportedState] = {
     "failed": "failed",
 }
 
-_PREFERENCES: Mapping[str, Told] = {"stop": "stop", "resume": "start"}
+_PREFERENCES: Mapping[str, Told] = {"stop": "blocked", "resume": "unblocked"}
 
 ReadToken = Callable[[str], tuple[str, UUID] | None]
 

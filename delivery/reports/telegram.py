@@ -22,7 +22,7 @@ ALLOWED_UPDATES = ("message", "callback_query", "my_chat_member")
 _START = re.compile(r"/start(?:@\w+)? ([A-Za-z0-9_-]{1,64})\s*")
 
 #: What becomes of the bot in a private chat.
-_MEMBERSHIP: Mapping[str, Told] = {"kicked": "stop", "member": "start"}
+_MEMBERSHIP: Mapping[str, Told] = {"kicked": "blocked", "member": "unblocked"}
 
 
 def read(body: Any) -> Report:

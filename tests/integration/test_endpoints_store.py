@@ -20,6 +20,7 @@ from delivery.events import Event, delivery_event
 from delivery.outbox import Claimed
 
 ADMIN = Identity(tenant_id="school", user_id="root")
+OTHER = Identity(tenant_id="hospital", user_id="root")
 NOW = datetime(2026, 1, 31, 9, tzinfo=UTC)
 
 
@@ -93,7 +94,7 @@ async def test_each_endpoint_is_told_what_it_asked_for(opened: Database, endpoin
     every, _ = await endpoints.create(ADMIN, wanted("*"))
     some, _ = await endpoints.create(ADMIN, wanted("delivery.failed", "delivery.read"))
     await endpoints.create(ADMIN, wanted("*", is_enabled=False))
-    await endpoints.create(Identity(tenant_id="hospital", user_id="root"), wanted("*"))
+    await endpoints.create(OTHER, wanted("*"))
 
     rows = await told(opened, happened("delivered"), happened("failed"))
 
@@ -137,7 +138,7 @@ async def test_a_rotated_secret_signs_from_now_on(opened: Database, endpoints: E
     endpoint, before = await endpoints.create(ADMIN, wanted("*"))
     [row] = await told(opened, happened())
 
-    after = await endpoints.rotate("school", endpoint.id)
+    after = await endpoints.rotate(ADMIN, endpoint.id)
 
     [address] = await endpoints.targets([claimed(row)])
     assert address is not None
@@ -152,9 +153,9 @@ async def test_what_waits_for_an_endpoint_that_ends_goes_nowhere(
     [row] = await told(opened, happened())
 
     if end == "deleted":
-        await endpoints.delete("school", endpoint.id)
+        await endpoints.delete(ADMIN, endpoint.id)
     else:
-        await endpoints.change("school", endpoint.id, is_enabled=False)
+        await endpoints.change(ADMIN, endpoint.id, is_enabled=False)
 
     assert await endpoints.targets([claimed(row)]) == [None]
     [left] = await told(opened, happened())
@@ -166,9 +167,9 @@ async def test_another_tenants_endpoint_is_not_there(endpoints: Endpoints) -> No
 
     for work in (
         endpoints.find("hospital", endpoint.id),
-        endpoints.rotate("hospital", endpoint.id),
-        endpoints.delete("hospital", endpoint.id),
-        endpoints.change("hospital", endpoint.id, is_enabled=False),
+        endpoints.rotate(OTHER, endpoint.id),
+        endpoints.delete(OTHER, endpoint.id),
+        endpoints.change(OTHER, endpoint.id, is_enabled=False),
         endpoints.test("hospital", endpoint.id),
     ):
         with pytest.raises(ServiceError, match="no such webhook"):
