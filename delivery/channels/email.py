@@ -49,7 +49,9 @@ class EmailSettings:
     email_prefer: Literal["smtp", "sendgrid"] = "smtp"  # tried first where both are there
     email_concurrency: int = 16  # mails under way at once, by each of them
     email_rate: float | None = None  # mails per second, by each of them; None: no limit
-    email_timeout: timedelta = timedelta(seconds=7.5)  # one mail, with the connection it goes by
+    email_timeout: timedelta = timedelta(
+        seconds=7.5
+    )  # one mail, with its connection; below DELIVERY_PROVIDER_TIMEOUT
     smtp_host: str | None = None  # the mail server
     smtp_port: int | None = None  # None: 587 with starttls, 465 with implicit, 25 with off
     smtp_username: str | None = None  # None: without AUTH
@@ -69,10 +71,6 @@ class EmailSettings:
             raise ValueError(f"EMAIL_FROM_NAME {fault}")
         if self.email_from is None and (self.smtp_host is not None or self.sendgrid_api_key is not None):
             raise ValueError("EMAIL_FROM must be given: no mail goes out without a sender")
-        if self.email_concurrency < 1:
-            raise ValueError("EMAIL_CONCURRENCY must be 1 or more")
-        if self.email_rate == 0:
-            raise ValueError("EMAIL_RATE must be above zero")
         if self.smtp_port is not None and not 0 < self.smtp_port < 65536:
             raise ValueError("SMTP_PORT must be 1-65535")
         if self.smtp_tls == "off" and self.smtp_password is not None and self.smtp_host not in _LOOPBACK:
