@@ -42,7 +42,7 @@ class Alerting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivering:
-    """The stores of delivery, by what they keep. configured: channels that have a provider."""
+    """The stores of delivery, by what they keep."""
 
     vault: Vault
     preferences: Preferences
@@ -63,7 +63,6 @@ class Delivering:
     keryu: KeryuNotifications
     last_alerts: LastAlerts
     alerting: Alerting
-    configured: frozenset[str]
     channels: Mapping[str, Channel] = field(default_factory=dict)  # by name
     telegram_webhook: TelegramWebhook | None = None
     wake: Callable[[], None] = lambda: None  # there is work for the workers
@@ -77,7 +76,6 @@ def delivering(
     clock: Clock,
     *,
     alerting: Alerting | None = None,
-    configured: frozenset[str] = frozenset(),
     addresses: RecipientSettings | None = None,
     codes: VerificationSettings | None = None,
     hooks: Hooks | None = None,
@@ -110,5 +108,4 @@ def delivering(
         keryu=KeryuNotifications(database),
         last_alerts=LastAlerts(database),
         alerting=alerting or Alerting(),
-        configured=configured,
     )

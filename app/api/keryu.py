@@ -293,6 +293,7 @@ async def retry(call: Call) -> Response:
     if found.delivery_id is None:
         raise ServiceError("conflict", f"The notification is {found.status}.")
     await delivery.deliveries.retry(call.identity, found.delivery_id)
+    delivery.wake()
     return answer(_shown(await delivery.keryu.get(tenant_id, notification_id)), 202)
 
 

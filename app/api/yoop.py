@@ -247,7 +247,7 @@ async def status(call: Call) -> Response:
         _channel(
             channel,
             [account for (of, _, _), account in accounts.items() if of == channel],
-            configured=channel in delivery.configured,
+            configured=(way := delivery.channels.get(channel)) is not None and way.is_configured,
             active=channel in alerts.settings.active,
             to=hints.get(channel),
             backlog=backlog[channel].open if channel in backlog else 0,

@@ -12,6 +12,7 @@ from app.delivering import Alerting
 from delivery.breaker import Account
 from delivery.routing import AlertSettings
 from tests.api import OTHER_TENANT, TENANT, Edge, admin, person, service, token
+from tests.workers import simulated
 
 STATUS = "/api/monitoring/notifications/status"
 TEST = "/api/monitoring/notifications/test"
@@ -30,7 +31,7 @@ def configured(edge: Edge, *channels: str, **settings: Any) -> Edge:
     """An edge whose channels have providers, and whose alerts have other settings."""
     delivery = replace(
         edge.services.delivery,
-        configured=frozenset(channels),
+        channels=simulated(names=channels),
         alerting=Alerting(settings=AlertSettings(**settings)),
     )
     return edge.with_services(delivery=delivery)
