@@ -2,7 +2,7 @@
 -- How long ago a code was last sent to an address, in whoever's name: one number is not to be rung by many.
 --   $1 channel text, $2 lookup bytea, $3 life of a code interval
 -- Returns the age as interval, or NULL. Leans on idx_recipient_addresses_lookup.
-SELECT min(now() - (v.expires_at - $3)) AS age
+SELECT min(now() - (v.expires_at - $3::interval)) AS age
 FROM recipient_addresses a
 JOIN address_verifications v ON v.tenant_id = a.tenant_id AND v.address_id = a.id
 WHERE a.channel = $1 AND a.lookup = $2;

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -23,13 +22,11 @@ from core.sql import load
 from core.vault import Vault
 from delivery import audit_store, ingest
 from delivery.draft import Submission, Users
+from delivery.policy import ADDRESS_VERIFICATION
 from delivery.recipients_store import RecipientAddress, Recipients
 from hub.publisher import Publisher
 
 SQL = load("delivery", "verification.sql")
-
-#: The type of a notification that carries a code. Nobody else may use it: it goes to addresses that are not verified.
-TYPE = "address_verification"
 
 _DIGITS = 6
 _TITLE = "Confirm your address"
@@ -46,7 +43,7 @@ class VerificationSettings:
 
 
 class Verifications:
-    """Sends codes and takes them back. wake: told after a commit that has brought work for the workers."""
+    """Sends codes, which are work for the workers, and takes them back."""
 
     def __init__(
         self,
@@ -55,15 +52,12 @@ class Verifications:
         recipients: Recipients,
         publisher: Publisher,
         settings: VerificationSettings | None = None,
-        *,
-        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._vault = vault
         self._recipients = recipients
         self._publisher = publisher
         self._settings = settings or VerificationSettings()
-        self._wake = wake
 
     async def send(self, sender: Identity, user_id: str, address_id: UUID) -> datetime:
         """
@@ -90,7 +84,6 @@ class Verifications:
             await audit_store.append(connection, tenant_id, actor, "address.code_sent", subject, details)
         if written.entries:
             self._publisher.publish(written.entries)
-        self._wake()
         return expires_at
 
     async def confirm(self, sender: Identity, user_id: str, address_id: UUID, code: str) -> RecipientAddress:
@@ -127,7 +120,9 @@ class Verifications:
             wait = (self._settings.interval - age).total_seconds()
             raise ServiceError("rate_limited", "A code was sent there a moment ago.", retry_after=wait)
         yesterday = _least_id(datetime.now(UTC) - timedelta(days=1))
-        count = await connection.fetchval(SQL["codes_since"], tenant_id, address.user_id, yesterday, TYPE)
+        count = await connection.fetchval(
+            SQL["codes_since"], tenant_id, address.user_id, yesterday, ADDRESS_VERIFICATION
+        )
         if count >= self._settings.per_day:
             raise ServiceError("rate_limited", "Too many codes were sent to this person.", retry_after=3600)
 
@@ -166,10 +161,10 @@ def _notification(tenant_id: str, address: RecipientAddress, expires_at: datetim
         audience=Users.of(address.user_id),
         title=_TITLE,
         message="A code is on its way to an address of yours.",
-        notification_type=TYPE,
+        notification_type=ADDRESS_VERIFICATION,
         priority=Priority.HIGH,
         channels=(address.channel,),
-        collapse_key=f"{TYPE}:{address.id}",
+        collapse_key=f"{ADDRESS_VERIFICATION}:{address.id}",
         expires_at=expires_at,
     )
 

@@ -16,6 +16,7 @@ from app.api.models import Body, Content, Moment, OwnKey, PriorityName, Topic, U
 from app.api.operation import Call, answer, nothing
 from app.api.problems import refused
 from app.api.reading import idempotency_key, read, read_hashed
+from app.api.recipients import InlinePerson, introduce
 from app.api.submission import (
     ActionUrl,
     Draft,
@@ -35,8 +36,8 @@ from delivery.store import Record
 _TARGETS = ("user_id", "recipients", "topic", "broadcast_to_tenant")
 
 
-class NamedUser(Body):
-    """A person, by the name that their token carries as `sub`."""
+class NamedUser(InlinePerson):
+    """A person, by the name that their token carries as `sub`; and what is to be known of them from now on."""
 
     user_id: UserId
 
@@ -65,7 +66,11 @@ class NewNotification(Draft):
             list[
                 Annotated[NamedUser, BeforeValidator(_named_user, json_schema_input_type=UserId | NamedUser)]
             ],
-            Field(min_length=1, max_length=1000, description="Each a name, or an object with user_id."),
+            Field(
+                min_length=1,
+                max_length=1000,
+                description="Each a name, or an object with user_id, and addresses.",
+            ),
         ]
         | None
     ) = None
@@ -118,11 +123,14 @@ async def create(call: Call) -> Response:
 
     A person's token sends to that person. A token with the scope notifications:write names at most one of
     user_id, recipients, topic and broadcast_to_tenant; without any of them it is refused, since a service
-    has no inbox.
+    has no inbox. Addresses that stand beside a recipient's user_id are kept, and are where it goes.
     """
     draft, digest = await read_hashed(call, NewNotification)
+    made = submission(draft, call.identity.tenant_id, audience(draft, call.identity), call)
+    people = [(f"recipients.{index}", one.user_id, one) for index, one in enumerate(draft.recipients or ())]
+    await introduce(call, people)
     accepted = await call.services.ingest.submit(
-        submission(draft, call.identity.tenant_id, audience(draft, call.identity), call),
+        made,
         call.identity,
         key=idempotency_key(call),
         body_hash=digest,

@@ -27,6 +27,7 @@ from core.links import validate_action_url
 from core.notification import DEFAULT_CHANNELS, Priority
 from delivery.draft import Audience, Submission
 from delivery.ingest import Accepted
+from delivery.policy import ADDRESS_VERIFICATION
 
 #: A promise for later than this is a mistake in the year more often than a wish.
 FARTHEST = timedelta(days=366)
@@ -97,6 +98,8 @@ def submission(draft: Draft, tenant_id: str, audience: Audience, call: Call) -> 
             scheduled_for=draft.scheduled_for,
         )
     )
+    if draft.notification_type == ADDRESS_VERIFICATION:
+        faults.append(Fault("notification_type", "is for the codes that this service sends to addresses"))
     try:
         made = Submission(
             tenant_id=tenant_id,
