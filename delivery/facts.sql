@@ -1,15 +1,20 @@
 -- name: contents
--- What notifications say, each once, however many deliveries there are of it.
+-- What notifications say, each once, however many deliveries there are of it. Leans on the primary key, see `people`.
 --   $1 tenant ids text[], $2 notification ids uuid[]: pairs
 SELECT n.tenant_id, n.id, n.title, n.message, n.notification_type, n.action_url, n.priority, n.channels, n.metadata,
        n.created_at, n.expires_at, n.collapse_key, n.group_key, n.updated_at, n.status, n.topic
 FROM unnest($1::text[], $2::uuid[]) AS wanted (tenant_id, id)
 CROSS JOIN LATERAL (
-    SELECT * FROM notifications n WHERE n.tenant_id = wanted.tenant_id AND n.id = wanted.id OFFSET 0) AS n;
+    SELECT * FROM notifications n WHERE n.tenant_id = wanted.tenant_id AND n.id >= wanted.id
+    ORDER BY n.id
+    LIMIT 1) AS n
+WHERE n.id = wanted.id;
 
 -- name: people
 -- What is known of the persons of deliveries, one row for each delivery, in the order given. Each part is a lookup by
--- a primary key, idx_recipient_addresses_value, idx_stream_events_inbox, whatever the planner believes of a tenant.
+-- a primary key, idx_recipient_addresses_value or idx_stream_events_inbox, whatever the planner believes of a tenant:
+-- "the first at or after" can be had from one index only, where "equal" could be had from another, row by row;
+-- and no index knows of channel || ''.
 --   $1 tenant ids text[], $2 notification ids uuid[], $3 user ids text[], $4 channels text[]: of each delivery
 -- Returns is_read as the inbox has it: what the person said of it, else whether it is below their baseline of the
 -- stream it stands in; what was there before they were is not read. Of their opt-outs, those that concern the
@@ -20,25 +25,33 @@ SELECT now() AS now,
        o.scopes, o.opt_out_values, o.reasons,
        p.user_id AS rule_of, p.notification_type AS rule_type, p.channel AS rule_channel, p.is_enabled,
        coalesce(
-           (SELECT x.read FROM notification_receipts x
-            WHERE x.tenant_id = d.tenant_id AND x.user_id = d.user_id AND x.notification_id = d.notification_id),
+           (SELECT x.read FROM (
+                SELECT x.user_id, x.notification_id, x.read FROM notification_receipts x
+                WHERE x.tenant_id = d.tenant_id
+                  AND (x.user_id, x.notification_id) >= (d.user_id, d.notification_id)
+                ORDER BY x.user_id, x.notification_id
+                LIMIT 1) AS x
+            WHERE x.user_id = d.user_id AND x.notification_id = d.notification_id),
            (SELECT e.seq > m.joined_seq AND e.seq <= m.read_all_seq
             FROM stream_members m
             CROSS JOIN LATERAL (
-                SELECT e.seq FROM stream_events e
+                SELECT e.seq, e.notification_id FROM stream_events e
                 WHERE e.tenant_id = d.tenant_id AND e.stream = m.stream AND e.kind = 'notification'
-                  AND e.created_at = n.published_at AND e.notification_id = d.notification_id
+                  AND (e.created_at, e.notification_id) >= (n.published_at, d.notification_id)
+                ORDER BY e.created_at, e.notification_id
                 LIMIT 1) AS e
-            WHERE m.tenant_id = d.tenant_id AND m.user_id = d.user_id AND m.stream = n.stream),
+            WHERE m.tenant_id = d.tenant_id AND m.user_id = d.user_id AND m.stream = n.stream
+              AND e.notification_id = d.notification_id),
            false) AS is_read
 FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[]) WITH ORDINALITY
     AS d (tenant_id, notification_id, user_id, channel, place)
 LEFT JOIN LATERAL (
-    SELECT n.notification_type, n.topic, n.published_at,
+    SELECT n.id, n.notification_type, n.topic, n.published_at,
            CASE n.audience WHEN 'tenant' THEN 'tenant' WHEN 'topic' THEN 'topic:' || n.topic
                            ELSE 'user:' || d.user_id END AS stream
-    FROM notifications n WHERE n.tenant_id = d.tenant_id AND n.id = d.notification_id
-    OFFSET 0) AS n ON true
+    FROM notifications n WHERE n.tenant_id = d.tenant_id AND n.id >= d.notification_id
+    ORDER BY n.id
+    LIMIT 1) AS n ON n.id = d.notification_id
 LEFT JOIN LATERAL (
     SELECT * FROM recipients r WHERE r.tenant_id = d.tenant_id AND r.user_id = d.user_id
     OFFSET 0) AS r ON true
@@ -49,7 +62,7 @@ CROSS JOIN LATERAL (
            array_agg(a.pause_reason) AS pause_reasons, array_agg(a.window_until) AS windows
     FROM (
         SELECT * FROM recipient_addresses a
-        WHERE a.tenant_id = d.tenant_id AND a.user_id = d.user_id AND a.channel = d.channel
+        WHERE a.tenant_id = d.tenant_id AND a.user_id = d.user_id AND a.channel || '' = d.channel
         ORDER BY a.created_at, a.id) AS a) AS a
 CROSS JOIN LATERAL (
     SELECT array_agg(o.scope) AS scopes, array_agg(o.value) AS opt_out_values, array_agg(o.reason) AS reasons

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -14,7 +15,7 @@ import pytest
 from core.ids import uuid7
 from core.vault import Vault
 from delivery.draft import Users
-from delivery.facts import FactsReader
+from delivery.facts import SQL, FactsReader
 from delivery.inbox import Selection
 from delivery.outbox import Claimed
 from delivery.policy import (
@@ -402,3 +403,22 @@ async def test_facts_are_gathered_anew_at_each_attempt(stores: Stores) -> None:
     await stores.notifications.recall(service(), sent)
 
     assert decide(await one(stores, delivery)).verdict == Drop("the notification is recalled", "cancelled")
+
+
+async def test_every_lookup_goes_to_the_row_also_while_the_tables_look_empty(stores: Stores) -> None:
+    plan = await stores.query(
+        "EXPLAIN (FORMAT JSON) " + SQL["people"], [TENANT_ID], [uuid4()], ["ada"], ["email"]
+    )
+
+    used = set(re.findall(r'"Index Name": "(\w+)"', plan[0][0]))
+    assert used == {
+        "notifications_pkey",
+        "recipients_pkey",
+        "idx_recipient_addresses_value",
+        "opt_outs_pkey",
+        "preference_rules_pkey",
+        "notification_receipts_pkey",
+        "idx_stream_members_stream",
+        "idx_stream_events_inbox",
+    }
+    assert "Seq Scan" not in plan[0][0]
