@@ -16,6 +16,7 @@ from core.errors import Fault, ServiceError
 from core.identity import is_user_id
 from core.notification import DEFAULT_CHANNELS, DELIVERY_CHANNELS, RANKS, SHOWN, Priority
 from core.streams import TENANT, StreamKey, is_tenant_id, is_topic, topic_stream, user_stream
+from delivery.mail import header_faults
 
 #: The character NUL in JSON text: not a backslash that is followed by "u0000".
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -106,6 +107,8 @@ def _faults(submission: Submission) -> Iterator[Fault]:
         yield Fault("tenant_id", "is no name of a tenant")
     yield from _audience_faults(submission.audience)
     yield from content_faults(submission.title, submission.message, submission.metadata)
+    if "email" in submission.channels and (fault := header_faults(submission.title)):
+        yield Fault("title", fault)
     yield from _text_faults("notification_type", submission.notification_type, MAX_TYPE_LENGTH)
     if submission.priority not in RANKS:
         yield Fault("priority", f"must be among {', '.join(RANKS)}")
