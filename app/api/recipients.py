@@ -155,7 +155,7 @@ class AddedAddress(PersonAddress):
     )
 
 
-class Person(Answer):
+class KnownPerson(Answer):
     """A person and their addresses."""
 
     user_id: str
@@ -169,10 +169,10 @@ class Person(Answer):
     updated_at: datetime
 
 
-class PersonPage(Answer):
+class KnownPeople(Answer):
     """People, in the order of their names."""
 
-    recipients: list[Person]
+    recipients: list[KnownPerson]
     next_cursor: str | None
 
 
@@ -238,7 +238,7 @@ async def page(call: Call) -> Response:
         call.identity.tenant_id, after=after, limit=wanted.limit
     )
     cursor = None if end is None else encode_base64url(end.encode())
-    return answer(PersonPage(recipients=[_person(one) for one in found], next_cursor=cursor))
+    return answer(KnownPeople(recipients=[_person(one) for one in found], next_cursor=cursor))
 
 
 async def delete(call: Call) -> Response:
@@ -482,8 +482,8 @@ def _address(one: RecipientAddress) -> PersonAddress:
     )
 
 
-def _person(one: Recipient) -> Person:
-    return Person(
+def _person(one: Recipient) -> KnownPerson:
+    return KnownPerson(
         user_id=one.user_id,
         name=one.name,
         locale=one.locale,
@@ -511,7 +511,7 @@ def operations() -> tuple[Operation, ...]:
             tag="recipients",
             scopes=(_MANAGING,),
             query=PeopleQuery,
-            answers={200: PersonPage},
+            answers={200: KnownPeople},
         ),
         Operation(
             method="PUT",
@@ -520,7 +520,7 @@ def operations() -> tuple[Operation, ...]:
             summary="Know a person",
             tag="recipients",
             body=PersonBody,
-            answers={200: Person, 201: Person},
+            answers={200: KnownPerson, 201: KnownPerson},
             problems=("conflict",),
             examples={
                 "with addresses": {
@@ -540,7 +540,7 @@ def operations() -> tuple[Operation, ...]:
             handler=find,
             summary="Look up a person",
             tag="recipients",
-            answers={200: Person},
+            answers={200: KnownPerson},
         ),
         Operation(
             method="DELETE",
