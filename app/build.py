@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +30,7 @@ from app.jwks import PublishedKeys
 from app.migrate import migrate, pending
 from app.own_tokens import own_token
 from app.settings import BadSetting, Settings
+from app.working import worker
 from core.clock import SystemClock
 from core.database import Database, open_database
 from core.identity import Identity, Verifier
@@ -37,13 +38,25 @@ from core.keys import Key, KeySet
 from core.revocation import Revocations
 from core.vault import Vault, read_keys
 from delivery.api_keys_store import ApiKeys
+from delivery.channel import Channel
+from delivery.channels import channels, close
+from delivery.channels.simulator import SimulatedReceipt
+from delivery.channels.telegram_webhook import TelegramWebhook
+from delivery.channels.telegram_webhook import TelegramWebhook
 from delivery.connections_store import ConnectionLog, PastConnection
+from delivery.hooks import hooks
+from delivery.hooks import hooks
 from delivery.inbox import PostgresInbox
 from delivery.ingest import Ingest
 from delivery.jobs import Jobs
+from delivery.receipts import Receipt
+from delivery.receipts_store import Receipts
+from delivery.recipients_store import RecipientSettings
 from delivery.revocations_store import RevocationStore
+from delivery.sandbox import may_start, sandboxed
 from delivery.store import Notifications
 from delivery.tickets_store import Tickets
+from delivery.worker import Unobserved, Worker
 from hub.broker import Broker, MemoryBroker
 from hub.broker_redis import RedisBroker
 from hub.endpoint import Endpoint
@@ -56,6 +69,9 @@ from hub.presence import MemoryPresence, Presence
 from hub.presence_redis import RedisPresence
 
 log = structlog.stdlib.get_logger("app.build")
+
+#: What the processes of a cluster say to each other when there are deliveries to carry out.
+WORK = "deliveries"
 
 #: How long a token of the demo page lives.
 DEMO_TOKEN_LIFE = timedelta(hours=12)
@@ -91,6 +107,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     stack.push_async_callback(database.close)
     if settings.production:
         await _refuse_forgetful(database)
+    http = await stack.enter_async_context(aiohttp.ClientSession())
     vault = Vault(read_keys(settings.secrets.delivery_encryption_keys or ""))
     history = PostgresHistory(database, synchronous_failover=settings.hub.synchronous_failover)
     broker, presence = _fan_out(settings, clock)
@@ -99,9 +116,17 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     peers: Peers
     feed: RevocationFeed
 
+    at_work: list[Worker] = []
+
     def on_control(envelope: Envelope) -> None:
         peers.on_control(envelope)
         feed.on_control(envelope)
+        if envelope.name == WORK:
+            for one in at_work:
+                one.wake()
+
+    def wake() -> None:
+        hub.publish_control("", WORK, b"")
 
     hub = Hub(
         node=f"{settings.process.node}-{secrets.token_hex(4)}",
@@ -118,7 +143,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     api_keys, tickets = ApiKeys(database, clock), Tickets(database)
     authentication = Authentication(
         verifier=verifier,
-        verify=await _verify(settings, verifier, clock, stack),
+        verify=await _verify(settings, verifier, clock, http, stack),
         api_keys=api_keys,
         tickets=tickets,
         clock=clock,
@@ -154,18 +179,39 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     node.start()
     stack.push_async_callback(node.close)
     await feed.read()
-    ingest = Ingest(database, hub, clock, settings.ingest)
+    ways = await _ways(settings, database, vault, http, clock, wake, stack)
+    ingest = Ingest(database, hub, clock, settings.ingest, wake=wake)
     await ingest.start()
     stack.push_async_callback(ingest.close)
     _go_on(stack, feed.run())
     _go_on(stack, peers.run())
     if "scheduler" in settings.process.roles:
-        jobs = Jobs(database, hub, clock, settings.jobs)
+        jobs = Jobs(database, hub, clock, settings.jobs, wake=wake)
         _go_on(stack, jobs.run())
         _watch_jobs(metrics, jobs)
 
+    if "worker" in settings.process.roles:
+        at_work.append(worker(settings, database, vault, ways, Unobserved(), clock))
+        _go_on(stack, at_work[0].run())
+
     _watch(metrics, hub, node, ingest)
-    delivery = delivering(database, hub, vault, clock, alerting=alerting(settings.alerts))
+    given = hooks(settings.links.public_url, settings.sms.twilio, settings.telegram, settings.hooks)
+    delivery = delivering(
+        database,
+        hub,
+        vault,
+        clock,
+        alerting=alerting(settings.alerts),
+        addresses=RecipientSettings(webhook_http=settings.webhook.http),
+        codes=settings.codes,
+        broadcasts=settings.broadcasts,
+        hooks=given,
+        telegram_webhook=TelegramWebhook(settings.telegram, given, http),
+        retries=settings.retries,
+        channels=ways,
+        wake=wake,
+        is_sandbox=settings.sandbox.is_on,
+    )
     await know_operators(delivery.recipients, settings.alerts)
     services = Services(
         settings=settings.api,
@@ -234,13 +280,53 @@ def _fan_out(settings: Settings, clock: SystemClock) -> tuple[Broker, Presence]:
     return broker, RedisPresence(broker, settings.presence)
 
 
+async def _ways(
+    settings: Settings,
+    database: Database,
+    vault: Vault,
+    http: aiohttp.ClientSession,
+    clock: SystemClock,
+    wake: Callable[[], None],
+    stack: AsyncExitStack,
+) -> Mapping[str, Channel]:
+    """
+    The channels of this process.
+
+    Raises BadSetting for a sandbox on a database of a production.
+    """
+    receipts = Receipts(database, clock, settings.retries.fallbacks(), wake)
+
+    async def report(one: SimulatedReceipt) -> None:
+        receipt = Receipt(
+            provider="simulator",
+            event_id=one.provider_ref,
+            status=one.status,
+            state=one.status,
+            ref=one.provider_ref,
+            delivery=(one.tenant_id, one.delivery_id),
+            occurred_at=clock.now(),
+        )
+        await receipts.record([receipt])
+
+    opened = channels(settings.ways, http, clock, report)
+    stack.push_async_callback(close, opened)
+    sandbox = settings.sandbox.is_on
+    if not await may_start(database, sandbox=sandbox, production=settings.production):
+        raise BadSetting("DELIVERY_MODE", "is sandbox, and a production process has started on this database")
+    return sandboxed(opened, database, vault, settings.sandbox) if sandbox else opened
+
+
 def _own_keys(settings: Settings) -> KeySet:
     secret = settings.secrets.jwt_secret_key
     return KeySet([Key.secret(secret, settings.secrets.jwt_algorithm)] if secret is not None else [])
 
 
 async def _verify(
-    settings: Settings, verifier: Verifier, clock: SystemClock, stack: AsyncExitStack
+    settings: Settings,
+    verifier: Verifier,
+    clock: SystemClock,
+    http: aiohttp.ClientSession,
+    stack: AsyncExitStack,
 ) -> Callable[[str], Awaitable[Identity]]:
     if settings.jwks is None:
 
@@ -248,8 +334,7 @@ async def _verify(
             return verifier.verify(token, clock.now().timestamp())
 
         return verify
-    session = await stack.enter_async_context(aiohttp.ClientSession())
-    published = PublishedKeys(settings.jwks, verifier, session, clock)
+    published = PublishedKeys(settings.jwks, verifier, http, clock)
     stack.push_async_callback(published.close)
     _go_on(stack, published.run())
     return published.verify

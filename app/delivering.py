@@ -10,7 +10,7 @@ from core.database import Database
 from core.vault import Vault
 from delivery.accounts_store import Accounts
 from delivery.audit_store import Audit
-from delivery.broadcasts_store import Broadcasts
+from delivery.broadcasts_store import Broadcasts, BroadcastSettings
 from delivery.channel import Channel
 from delivery.channels.telegram_webhook import TelegramWebhook
 from delivery.conclusion import RetrySettings
@@ -81,7 +81,10 @@ def delivering(
     hooks: Hooks | None = None,
     telegram_webhook: TelegramWebhook | None = None,
     retries: RetrySettings | None = None,
+    channels: Mapping[str, Channel] | None = None,
+    broadcasts: BroadcastSettings | None = None,
     wake: Callable[[], None] = lambda: None,
+    is_sandbox: bool = False,
 ) -> Delivering:
     """The stores over one database. retries: say which channel takes over where a provider reports a failure."""
     recipients = Recipients(database, vault, addresses)
@@ -93,7 +96,7 @@ def delivering(
         accounts=Accounts(database),
         deliveries=Deliveries(database, vault),
         audit=Audit(database),
-        broadcasts=Broadcasts(database),
+        broadcasts=Broadcasts(database, broadcasts),
         sandbox=SandboxMessages(database, vault),
         recipients=recipients,
         verifications=Verifications(database, vault, recipients, publisher, codes),
@@ -104,6 +107,8 @@ def delivering(
         hooks=hooks or Hooks(),
         telegram_webhook=telegram_webhook,
         wake=wake,
+        channels=channels or {},
+        is_sandbox=is_sandbox,
         tenants=Tenants(database),
         keryu=KeryuNotifications(database),
         last_alerts=LastAlerts(database),

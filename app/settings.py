@@ -26,7 +26,9 @@ from core.keys import SECRET_MIN_BYTES
 from core.vault import read_keys
 from delivery.addresses import normalise
 from delivery.breaker import BreakerSettings
+from delivery.broadcasts_store import BroadcastSettings
 from delivery.channel import PROVIDER_CHANNELS
+from delivery.channels import ChannelSettings
 from delivery.channels.email import EmailSettings
 from delivery.channels.simulator import SimulatorSettings
 from delivery.channels.sms import SmsSettings
@@ -41,6 +43,8 @@ from delivery.hooks import HookSettings
 from delivery.ingest import IngestSettings
 from delivery.jobs import JobsSettings
 from delivery.routing import AlertSettings
+from delivery.sandbox import SandboxSettings
+from delivery.verification_store import VerificationSettings
 from delivery.worker import WorkerSettings
 from hub.broker_redis import RedisSettings
 from hub.channels import Channels, Namespace
@@ -144,6 +148,21 @@ class Settings:
     simulator: SimulatorSettings
     email: EmailSettings
     webhook: WebhookSettings
+    codes: VerificationSettings
+    broadcasts: BroadcastSettings
+    sandbox: SandboxSettings
+
+    @property
+    def ways(self) -> ChannelSettings:
+        """Of every way out."""
+        return ChannelSettings(
+            email=self.email,
+            sms=self.sms,
+            whatsapp=self.whatsapp,
+            telegram=self.telegram,
+            webhook=self.webhook,
+            simulator=self.simulator,
+        )
 
     @property
     def production(self) -> bool:
@@ -221,6 +240,9 @@ SECTIONS = (
     Section(TelegramSettings, "TELEGRAM_"),
     Section(EmailSettings, ""),
     Section(WebhookSettings, "DELIVERY_WEBHOOK_"),
+    Section(VerificationSettings, "DELIVERY_CODE_"),
+    Section(BroadcastSettings, "DELIVERY_BROADCAST_"),
+    Section(SandboxSettings, "DELIVERY_"),
     Section(HookSettings, ""),
     Section(SimulatorSettings, "DELIVERY_SIMULATOR_", {"channels": "DELIVERY_SIMULATE"}),
 )
@@ -276,6 +298,9 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
         retries=_fill(RetrySettings, given),
         breaker=_fill(BreakerSettings, given),
         links=_fill(LinkSettings, given),
+        codes=_fill(VerificationSettings, given),
+        broadcasts=_fill(BroadcastSettings, given),
+        sandbox=_fill(SandboxSettings, given),
         alerts=alerts,
         sms=_fill(SmsSettings, given, twilio=twilio),
         whatsapp=_fill(WhatsAppSettings, given, twilio=twilio),

@@ -42,7 +42,7 @@ def worker(
         outbox=Outbox(database, name, settings.worker.lease),
         facts=FactsReader(database, vault, [one.name for one in channels.values() if one.is_configured]),
         endpoints=Endpoints(database, vault, clock),
-        broadcasts=Broadcasts(database),
+        broadcasts=Broadcasts(database, settings.broadcasts),
         accounts=Accounts(database),
         recorder=Recorder(database, clock, on_fallback=wake, failpoints=settings.process.failpoints),
         channels=channels,

@@ -82,6 +82,23 @@ class Observer(Protocol):
     def stopped(self, attempted: int) -> None: ...
 
 
+class Unobserved:
+    """An observer that tells nobody."""
+
+    def started(self, worker: str) -> None: ...
+    def claimed(self, claimed: Sequence[Claimed]) -> None: ...
+    def concluded(
+        self,
+        claimed: Claimed,
+        facts: Facts | None,
+        provider: str | None,
+        conclusion: Conclusion,
+        seconds: float,
+    ) -> None: ...
+    def failed(self, error: str) -> None: ...
+    def stopped(self, attempted: int) -> None: ...
+
+
 class Compose(Protocol):
     """Makes what a provider is to send."""
 
