@@ -225,8 +225,7 @@ class _Conversation(SMTP):
         raw = transport.get_extra_info("socket")
         if is_reset and raw is not None and raw.fileno() >= 0:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
+        cast(asyncio.Transport, transport).abort()  # uvloop's are no asyncio.Transport
 
     async def _is_met_by_fault(self, point: Point) -> bool:
         """Whether a fault has answered in place of the server."""
@@ -250,8 +249,7 @@ class _Conversation(SMTP):
         if status:
             await super().push(status)
         if str(status).startswith("354") and (fault := self._server.fault_at("body")) is not None:
-            assert isinstance(self.transport, asyncio.Transport)
-            self.transport.pause_reading()
+            cast(asyncio.Transport, self.transport).pause_reading()
             self._server.said("body")
             if isinstance(fault, Hold):
                 await fault.release.wait()
