@@ -13,7 +13,7 @@ from uuid import UUID
 from delivery.addresses import normalise
 from delivery.inbound import Inbound, Report, Told
 from delivery.receipts import Receipt, ReportedState
-from delivery.reports.reading import members, moment, text
+from delivery.reports.reading import members, moment, name, text
 
 PROVIDER = "meta"
 
@@ -51,11 +51,11 @@ def _values(body: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def _receipt(status: Mapping[str, Any], delivery_of: ReadToken) -> Receipt | None:
-    ref, said = text(status, "id"), text(status, "status")
+    ref, said = name(status, "id"), name(status, "status")
     if not ref or not said:
         return None
     codes = [error.get("code") for error in members(status, "errors")]
-    token = text(status, "biz_opaque_callback_data")
+    token = name(status, "biz_opaque_callback_data")
     return Receipt(
         provider=PROVIDER,
         event_id=ref,
@@ -69,7 +69,7 @@ def _receipt(status: Mapping[str, Any], delivery_of: ReadToken) -> Receipt | Non
 
 
 def _message(message: Mapping[str, Any]) -> Inbound | None:
-    ref, address = text(message, "id"), _address(text(message, "from"))
+    ref, address = name(message, "id"), _address(text(message, "from"))
     if not ref or address is None:
         return None
     told, words, payload = _said(message)
@@ -82,7 +82,7 @@ def _message(message: Mapping[str, Any]) -> Inbound | None:
         told=told,
         text=words,
         payload=payload,
-        answers=text(context, "id") if isinstance(context, dict) else None,
+        answers=name(context, "id") if isinstance(context, dict) else None,
         occurred_at=moment(message.get("timestamp")),
     )
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+#: Of an id, a status or a code; real ones have less than half of it.
+_LONGEST_NAME = 512
+
 #: The last second that a moment may have: the year 2200. What lies beyond is no report of anything.
 _LATEST = 7_258_118_400
 
@@ -21,6 +24,12 @@ def text(value: Mapping[str, Any], name: str) -> str | None:
     """A text, without the character NUL, which PostgreSQL does not take."""
     found = value.get(name)
     return found.replace("\0", "") if isinstance(found, str) else None
+
+
+def name(value: Mapping[str, Any], member: str) -> str | None:
+    """What a provider calls something: a short text that is not empty."""
+    found = text(value, member)
+    return found if found and len(found) <= _LONGEST_NAME else None
 
 
 def moment(value: Any) -> datetime | None:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from delivery.inbound import Report
 from delivery.receipts import Effect, Receipt, ReportedState
-from delivery.reports.reading import moment, text
+from delivery.reports.reading import moment, name, text
 
 PROVIDER = "sendgrid"
 
@@ -52,17 +52,17 @@ def read(body: Any, delivery_of: ReadToken) -> Report:
 
 
 def _receipt(event: Mapping[str, Any], delivery_of: ReadToken) -> Receipt | None:
-    event_id, said = text(event, "sg_event_id"), text(event, "event")
+    event_id, said = name(event, "sg_event_id"), name(event, "event")
     if not event_id or not said:
         return None
-    token, status = text(event, ARGUMENT), text(event, "status")
+    token, status = name(event, ARGUMENT), name(event, "status")
     return Receipt(
         provider=PROVIDER,
         event_id=event_id,
         status=said,
         state=_STATES.get(said),
         # The id that the API answered with, and after the first dot which machine it went through.
-        ref=(text(event, "sg_message_id") or "").partition(".")[0] or None,
+        ref=(name(event, "sg_message_id") or "").partition(".")[0] or None,
         delivery=delivery_of(token) if token else None,
         code=status[:16] if said == "bounce" and status else None,
         effect=_effect(event, said),

@@ -18,6 +18,9 @@ PROVIDER = "telegram"
 #: What a bot must ask setWebhook for.
 ALLOWED_UPDATES = ("message", "callback_query", "my_chat_member")
 
+#: An id has at most 52 significant bits (Bot API, Chat).
+_MAX_CHAT_ID = 2**52
+
 #: A deep link's parameter (core.telegram.org/bots/features#deep-linking).
 _START = re.compile(r"/start(?:@\w+)? ([A-Za-z0-9_-]{1,64})\s*")
 

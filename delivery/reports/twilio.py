@@ -13,6 +13,7 @@ from uuid import UUID
 from delivery.addresses import normalise
 from delivery.inbound import Inbound, Report, Told
 from delivery.receipts import Receipt, ReportedState
+from delivery.reports.reading import name
 
 PROVIDER = "twilio"
 
@@ -33,10 +34,7 @@ _OPT_OUT: Mapping[str, Told] = {"STOP": "stop", "START": "start"}
 
 def status(form: Mapping[str, str], delivery: tuple[str, UUID] | None) -> Report:
     """A status callback. delivery: as the URL that we gave names it."""
-    sid, said = (
-        form.get("MessageSid") or form.get("SmsSid"),
-        form.get("MessageStatus") or form.get("SmsStatus"),
-    )
+    sid, said = _sid(form), name(form, "MessageStatus") or name(form, "SmsStatus")
     if not sid or not said:
         return Report()
     # Twilio sends "delivered" of WhatsApp messages, then the same with EventType READ (or the status "read").
@@ -48,14 +46,14 @@ def status(form: Mapping[str, str], delivery: tuple[str, UUID] | None) -> Report
         state=_STATES.get(said),
         ref=sid,
         delivery=delivery,
-        code=form.get("ErrorCode") or None,
+        code=name(form, "ErrorCode"),
     )
     return Report(receipts=[receipt])
 
 
 def inbound(form: Mapping[str, str]) -> Report:
     """An incoming message, by SMS or WhatsApp. One from no number (a short code, a name) is nobody's."""
-    sid, sender = form.get("MessageSid") or form.get("SmsSid"), form.get("From", "")
+    sid, sender = _sid(form), form.get("From", "")
     scheme, _, number = sender.rpartition(":")
     channel = "whatsapp" if scheme == "whatsapp" else "sms"
     try:
@@ -73,6 +71,10 @@ def inbound(form: Mapping[str, str]) -> Report:
         told=_OPT_OUT.get(form.get("OptOutType", ""), "words" if payload is None else "tap"),
         text=form.get("Body") or form.get("ButtonText", ""),
         payload=payload,
-        answers=form.get("OriginalRepliedMessageSid"),
+        answers=name(form, "OriginalRepliedMessageSid"),
     )
     return Report(inbound=[message])
+
+
+def _sid(form: Mapping[str, str]) -> str | None:
+    return name(form, "MessageSid") or name(form, "SmsSid")
