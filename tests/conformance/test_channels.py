@@ -28,7 +28,7 @@ from delivery.channel import Message, Provider
 from delivery.channels import email, sms, telegram, webhook, whatsapp
 from delivery.channels.simulator import Simulator, SimulatorSettings
 from delivery.channels.twilio import TwilioSettings
-from tests.messages import ADDRESSES, message
+from tests.outgoing import ADDRESSES, message
 from tests.providers.meta import MetaServer
 from tests.providers.server import Hold, ProviderServer, Refuse, Reset
 from tests.providers.smtp import SmtpServer

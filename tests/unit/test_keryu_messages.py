@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from delivery.channels.whatsapp import Template, parameters
-from tests.messages import message
+from tests.outgoing import message
 
 FOUR = {
     "subject_name": "Ada",

@@ -11,7 +11,7 @@ import pytest
 from core.clock import SystemClock
 from core.outcome import Defer, Fail, Halt, Retry, Sent, Suppress, Unknown
 from delivery.channels.simulator import SimulatedReceipt, Simulator, SimulatorSettings
-from tests.messages import message
+from tests.outgoing import message
 
 
 class Receipts:

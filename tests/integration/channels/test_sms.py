@@ -13,7 +13,7 @@ from core.outcome import Fail, Fallback, Halt, Retry, Sent, Suppress, Unknown
 from delivery.channels.segments import segments
 from delivery.channels.sms import SmsSettings, providers
 from delivery.channels.twilio import TwilioSettings
-from tests.messages import message
+from tests.outgoing import message
 from tests.providers.server import Refuse
 from tests.providers.twilio import TwilioServer, error
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from core.outcome import Fail, Halt, Retry, Sent, Suppress, Unknown
 from delivery.channels.fitting import plain, utf16_length
 from delivery.channels.telegram import TelegramSettings, providers, text_of
-from tests.messages import message
+from tests.outgoing import message
 from tests.providers.server import Hold, Refuse, Reset
 from tests.providers.telegram import TelegramServer, error, shown
 

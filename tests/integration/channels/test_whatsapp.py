@@ -15,7 +15,7 @@ from core.outcome import Defer, Fail, Fallback, Halt, Retry, Sent, Suppress, Unk
 from delivery.channels.fitting import utf16_length
 from delivery.channels.twilio import TwilioSettings
 from delivery.channels.whatsapp import Template, WhatsAppSettings, free_text, parameters, providers
-from tests.messages import message
+from tests.outgoing import message
 from tests.providers import meta as cloud
 from tests.providers import twilio as twilio_api
 from tests.providers.meta import MetaServer
