@@ -97,7 +97,8 @@ def is_region(text: str) -> bool:
 
 def _email(text: str) -> str:
     local, at, domain = text.rpartition("@")
-    if not at or "=?" in text or not _LOCAL.fullmatch(local):
+    # Characters that are not seen are dropped when a domain is mapped, so the text is judged as it came.
+    if not at or "=?" in text or not text.isprintable() or not _LOCAL.fullmatch(local):
         raise ValueError("must be one e-mail address, as in name@example.com, without a display name")
     if len(local) > _MAX_LOCAL:
         raise ValueError(f"must have at most {_MAX_LOCAL} characters before the @")
