@@ -31,11 +31,10 @@ from core.outcome import Fail, Halt, Outcome, Retry, Sent, Unknown
 from delivery.channel import Address, Message, Provider
 from delivery.channels.http_call import Answer, post
 from delivery.channels.smtp_answers import Phase, outcome_of
-from delivery.mail import BadMail, Mail, Sender, compose, header_faults, wire
+from delivery.mail import BadMail, Mail, Sender, compose, header_faults, is_address, wire
 
 __all__ = ["EmailSettings", "SendGridProvider", "SmtpProvider", "header_faults", "providers"]
 
-_ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]+@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)*")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -65,7 +64,7 @@ class EmailSettings:
 
     def __post_init__(self) -> None:
         for name, address in (("EMAIL_FROM", self.email_from), ("EMAIL_REPLY_TO", self.email_reply_to)):
-            if address is not None and (not _ADDRESS.fullmatch(address) or header_faults(address)):
+            if address is not None and not is_address(address):
                 raise ValueError(f"{name} must be one e-mail address, as in name@example.com")
         if self.email_from_name is not None and (fault := header_faults(self.email_from_name)):
             raise ValueError(f"EMAIL_FROM_NAME {fault}")
