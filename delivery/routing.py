@@ -68,6 +68,12 @@ class Routes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     routes: list[Route]
     otherwise: list[str]
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The providers' channels that an alert may take, in the order of DELIVERY_CHANNELS."""
+        named = {channel for route in self.routes for channel in route.channels} | set(self.otherwise)
+        return tuple(one for one in DELIVERY_CHANNELS if one in named - SHOWN)
+
     def priority(self, severity: str) -> Priority:
         """Raises KeyError for a severity that there is not."""
         return Priority(next(one.priority for one in self.severities if one.name == severity))

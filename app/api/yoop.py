@@ -21,7 +21,6 @@ from app.api.reading import idempotency_key, read_hashed
 from app.api.submission import IDEMPOTENCY, Message, Title
 from core.errors import ServiceError
 from delivery.breaker import Account
-from delivery.channel import PROVIDER_CHANNELS
 from delivery.draft import Submission, Users
 from delivery.ingest import Stored
 from delivery.routing import Fact, text, title
@@ -143,11 +142,11 @@ class LastAlertShown(Answer):
 
 
 class AlertStatus(Answer):
-    """How the channels of alerts do."""
+    """How the channels do that the routes of alerts name."""
 
     active_channels: list[str] = Field(description="Configured, and not left out by NOTIFICATION_CHANNELS.")
     last_error: dict[str, LastError | None] = Field(description="By active channel.")
-    backlog: int = Field(ge=0, description="Deliveries that wait, in all channels.")
+    backlog: int = Field(ge=0, description="Deliveries that wait, in all of them.")
     recipient: str = Field(description="Whom alerts go to that name nobody.")
     channels: list[ChannelShown]
     last_alert: LastAlertShown | None
@@ -241,7 +240,7 @@ async def status(call: Call) -> Response:
     delivery, tenant_id = call.services.delivery, call.identity.tenant_id
     alerts = delivery.alerting
     accounts = await delivery.accounts.load()
-    backlog = await delivery.accounts.backlog(tenant_id, PROVIDER_CHANNELS)
+    backlog = await delivery.accounts.backlog(tenant_id, alerts.routes.named)
     hints = await _hints(call, alerts.settings.recipient)
     shown = [
         _channel(
@@ -252,7 +251,7 @@ async def status(call: Call) -> Response:
             to=hints.get(channel),
             backlog=backlog[channel].open if channel in backlog else 0,
         )
-        for channel in PROVIDER_CHANNELS
+        for channel in alerts.routes.named
     ]
     active = [one for one in shown if one.state in ("ok", "error")]
     last = await delivery.last_alerts.get(tenant_id, KINDS)

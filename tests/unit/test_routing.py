@@ -86,6 +86,11 @@ def test_routes_that_cannot_be_meant_are_refused(changed, problem):
         read_routes(routes(**changed))
 
 
+def test_the_routes_tell_which_channels_there_are_to_look_after():
+    assert OUR_ROUTES.named == ("whatsapp", "telegram")
+    assert read_routes(routes()).named == ("sms",)
+
+
 def test_an_alert_without_a_title_is_called_by_what_it_is():
     assert title("warning", None) == "WARNING"
     assert title("info", "BUY") == "INFO: BUY"
