@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    UntypedMetricFamily,
+)
 from prometheus_client.registry import Collector
+
+from delivery.telemetry import DeliveryEvents, Labels
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LIFETIMES = (1, 10, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
@@ -22,6 +29,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._stored = 0
         self._handed_over: Callable[[], float] = lambda: 0
+        self._events: DeliveryEvents | None = None
         self.registry.register(_Delivered(self))
         self._answers = Histogram(
             "http_request_duration_seconds",
@@ -72,9 +80,19 @@ class Metrics:
         """reading: how many frames connections have been handed, read at each scrape."""
         self._handed_over = reading
 
+    def read_deliveries(self, events: DeliveryEvents, depth: Callable[[], Mapping[str, int]]) -> None:
+        """What the worker of this process does (EZ-13). depth: what waits, by channel, read at each scrape."""
+        self._events = events
+        self.registry.register(_Deliveries(events, depth))
+
     def delivered(self) -> Mapping[tuple[str, str], float]:
         """By channel and status (AIVO-24)."""
-        return {("in_app", "stored"): self._stored, ("websocket", "delivered"): self._handed_over()}
+        ended = self._events.counts.ended if self._events is not None else {}
+        return {
+            ("in_app", "stored"): self._stored,
+            ("websocket", "delivered"): self._handed_over(),
+            **ended,
+        }
 
     def token_refused(self, reason: str) -> None:
         self._refused_tokens.labels(reason).inc()
@@ -108,6 +126,52 @@ class _Delivered(Collector):
         """The name, so that registering does not read."""
         text = "Notifications handed over, by the way they went and how that ended."
         return [CounterMetricFamily("notifications_delivered", text, labels=["channel", "status"])]
+
+
+class _Deliveries(Collector):
+    """EasyMO's ten, by their exact names: those that only grow without `_total` are therefore untyped."""
+
+    def __init__(self, events: DeliveryEvents, depth: Callable[[], Mapping[str, int]]) -> None:
+        self._events = events
+        self._depth = depth
+
+    def collect(self) -> Iterator[Metric]:
+        counts = self._events.counts
+        yield _gauge("notification_queue_depth", "Deliveries that wait, of all tenants.", self._depth())
+        for name, text, value in (
+            ("notification_worker_processed", "Attempts that a worker has concluded.", counts.processed),
+            ("notification_worker_failures", "Faults of a worker.", counts.failures),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        for name, text, value in (
+            ("optout", "Held back: the person, or the tenant, does not want it.", counts.filtered_optout),
+            ("quiet_hours", "Put off to the end of quiet hours.", counts.filtered_quiet_hours),
+            ("rate_limit", "Put off or held back by a rate limit.", counts.filtered_rate_limit),
+        ):
+            yield UntypedMetricFamily(f"notification_filtered_{name}", text, value=value)
+        yield _by_labels("notification_sent", "Taken by a provider.", counts.sent)
+        yield _by_labels("notification_failed", "Ended as failed or undelivered.", counts.failed)
+        yield _by_labels("notification_deferred", "Attempts after which it waits.", counts.deferred)
+        text = "Of what was sent or failed for good in the last 5 minutes, what was sent: 0-100."
+        yield _gauge("notification_success_rate", text, self._events.success_rates())
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: names that are used twice are found at the first scrape, by a test."""
+        return []
+
+
+def _gauge(name: str, text: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=["channel"])
+    for channel, value in values.items():
+        family.add_metric([channel], value)
+    return family
+
+
+def _by_labels(name: str, text: str, values: Mapping[Labels, int]) -> Metric:
+    family = UntypedMetricFamily(name, text, labels=Labels._fields)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family
 
 
 class _Readings(Collector):
