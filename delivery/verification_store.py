@@ -29,6 +29,10 @@ from hub.publisher import Publisher
 SQL = load("delivery", "verification.sql")
 
 _DIGITS = 6
+
+#: Codes of others, long useless, that go with each new one: so there are never many.
+_FORGOTTEN = 10
+
 _TITLE = "Confirm your address"
 
 
@@ -67,6 +71,7 @@ class Verifications:
         """
         tenant_id = sender.tenant_id
         async with self._database.transaction() as connection:
+            await connection.execute(SQL["forget"], _FORGOTTEN)
             address = await self._recipients.lock_address(connection, tenant_id, user_id, address_id)
             await self._admit(connection, tenant_id, address)
             code = f"{secrets.randbelow(10**_DIGITS):0{_DIGITS}}"
