@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
+from pydantic.config import JsonDict
 from starlette.responses import Response
 
 from app.api.auth import InsufficientScope
@@ -24,11 +25,16 @@ AnyChannel = Annotated[str, StringConstraints(pattern=rf"^(\*|{'|'.join(PROVIDER
 AnyType = Annotated[str, StringConstraints(pattern=rf"^(\*|{TYPE_PATTERN[1:-1]})$")]
 Scope = Literal["all", "channel", "topic", "type", "channel_type"]
 
+#: No other names than those that fit their patterns.
+_CLOSED: JsonDict = {"additionalProperties": False}
+
+Row = Annotated[dict[AnyChannel, bool], Field(json_schema_extra=_CLOSED)]
 Matrix = Annotated[
-    dict[AnyType, dict[AnyChannel, bool]],
+    dict[AnyType, Row],
     Field(
         max_length=200,
         description="By type, then by channel, whether it is on. `*` stands for every type, or every channel.",
+        json_schema_extra=_CLOSED,
     ),
 ]
 

@@ -18,6 +18,7 @@ MEANING = [
     "/api/v1/notifications/{notification_id}",
     "/api/v1/notifications/{notification_id}/snooze",
     "/api/v1/api-keys",
+    "/api/v1/preferences",
     "/api/v1/preferences/opt-outs",
     "/api/v1/presence",
     "/api/v1/tokens/revoke",
