@@ -37,14 +37,13 @@ from core.identity import Identity, Verifier
 from core.keys import Key, KeySet
 from core.revocation import Revocations
 from core.vault import Vault, read_keys
+from delivery.accounts_store import Accounts
 from delivery.api_keys_store import ApiKeys
 from delivery.channel import Channel
 from delivery.channels import channels, close
 from delivery.channels.simulator import SimulatedReceipt
 from delivery.channels.telegram_webhook import TelegramWebhook
-from delivery.channels.telegram_webhook import TelegramWebhook
 from delivery.connections_store import ConnectionLog, PastConnection
-from delivery.hooks import hooks
 from delivery.hooks import hooks
 from delivery.inbox import PostgresInbox
 from delivery.ingest import Ingest
@@ -55,8 +54,9 @@ from delivery.recipients_store import RecipientSettings
 from delivery.revocations_store import RevocationStore
 from delivery.sandbox import may_start, sandboxed
 from delivery.store import Notifications
+from delivery.telemetry import DeliveryEvents, QueueDepth
 from delivery.tickets_store import Tickets
-from delivery.worker import Unobserved, Worker
+from delivery.worker import Worker
 from hub.broker import Broker, MemoryBroker
 from hub.broker_redis import RedisBroker
 from hub.endpoint import Endpoint
@@ -179,7 +179,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     node.start()
     stack.push_async_callback(node.close)
     await feed.read()
-    ways = await _ways(settings, database, vault, http, clock, wake, stack)
+    ways = await open_channels(settings, database, vault, http, clock, wake, stack)
     ingest = Ingest(database, hub, clock, settings.ingest, wake=wake)
     await ingest.start()
     stack.push_async_callback(ingest.close)
@@ -191,7 +191,10 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         _watch_jobs(metrics, jobs)
 
     if "worker" in settings.process.roles:
-        at_work.append(worker(settings, database, vault, ways, Unobserved(), clock))
+        events, depth = DeliveryEvents(clock), QueueDepth(Accounts(database), clock)
+        at_work.append(worker(settings, database, vault, ways, events, clock))
+        metrics.read_deliveries(events, depth.read)
+        _go_on(stack, depth.run())
         _go_on(stack, at_work[0].run())
 
     _watch(metrics, hub, node, ingest)
@@ -280,7 +283,7 @@ def _fan_out(settings: Settings, clock: SystemClock) -> tuple[Broker, Presence]:
     return broker, RedisPresence(broker, settings.presence)
 
 
-async def _ways(
+async def open_channels(
     settings: Settings,
     database: Database,
     vault: Vault,

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from uuid import UUID
 
 import asyncpg
+import structlog
 
 from core.database import Connection, Database
 from core.errors import ServiceError, not_found
@@ -26,6 +27,8 @@ from delivery.audit_store import actor_of
 from delivery.outbox import lane
 
 SQL = load("delivery", "broadcasts.sql")
+
+log = structlog.stdlib.get_logger("delivery")
 
 State = Literal["running", "paused", "cancelled", "done"]
 
@@ -109,7 +112,15 @@ class Broadcasts:
             position = people[-1]["user_id"] if people else row["position"]
             state = "running" if len(people) == self._settings.page else "done"
             await connection.execute(SQL["move"], *key, position, len(people), written, state)
-            return 1
+        if written:
+            log.info(
+                "NOTIFY_QUEUE",
+                tenant_id=row["tenant_id"],
+                notification_id=str(row["notification_id"]),
+                channels=row["channels"],
+                deliveries=written,
+            )
+        return 1
 
     async def _people(self, connection: Connection, row: asyncpg.Record) -> list[asyncpg.Record]:
         page = row["tenant_id"], row["position"], row["channels"], self._settings.page

@@ -29,6 +29,7 @@ from core.sql import load
 from delivery.draft import Audience, Everyone, Submission, Topic, Users
 from delivery.outbox import PROVIDED
 from delivery.publication import Publication, publish
+from delivery.telemetry import queued
 from hub import frames
 from hub.history import Entry
 from hub.publisher import Publisher
@@ -513,7 +514,10 @@ class Ingest:
         entries = [entry for result in results if isinstance(result, Written) for entry in result.entries]
         if entries:
             self._publisher.publish(entries)
-        if any(isinstance(result, Written) and result.has_deliveries for result in results):
+        due = [result for result in results if isinstance(result, Written) and result.has_deliveries]
+        for stored in (one for result in due for one in result.stored if one.status == "published"):
+            queued(_publication(stored))
+        if due:
             self._wake()
 
     def _answer(self, waiting: _Waiting, result: Written | Exception) -> None:

@@ -26,6 +26,7 @@ from core.streams import StreamKey, user_stream
 from delivery.inbox import SQL as INBOX
 from delivery.outbox import PROVIDED
 from delivery.publication import Publication, audience, audience_keys, publish
+from delivery.telemetry import queued
 from hub import frames
 from hub.history import Draft, Entry
 from hub.history_postgres import append, content
@@ -121,10 +122,12 @@ class Jobs:
                 misfire_grace_time=None,
             )
         ticker.start()
+        log.info("NOTIFY_CRON_STATUS", enabled=True)
         try:
             await asyncio.Event().wait()
         finally:
             ticker.shutdown(wait=False)
+            log.info("NOTIFY_CRON_STATUS", enabled=False)
 
     async def _attempt(self, work: Callable[[], Awaitable[object]]) -> None:
         try:
@@ -134,10 +137,10 @@ class Jobs:
             log.info("job_cut_short", job=work.__name__)
         except ServiceError as error:
             self.stats.failures += 1
-            log.warning("job_postponed", job=work.__name__, code=error.code)
+            log.warning("NOTIFY_CRON_FAIL", job=work.__name__, error=error.code)
         except Exception:  # a bug in one job must not end the others; the next tick tries again
             self.stats.failures += 1
-            log.exception("job_failed", job=work.__name__)
+            log.exception("NOTIFY_CRON_FAIL", job=work.__name__)
 
     async def publish_due(self) -> int:
         """Make entries of the scheduled notifications that are due; how many."""
@@ -161,6 +164,8 @@ class Jobs:
                         )
                 entries = await publish(connection, publications, rows[0]["now"]) if publications else []
             self._publisher.publish([entry for part in entries for entry in part])
+            for one in publications:
+                queued(one)
             if any(not PROVIDED.isdisjoint(one.content.channels) for one in publications):
                 self._wake_workers()
             published += len(publications)

@@ -22,7 +22,8 @@ from delivery.accounts_store import Accounts
 from delivery.channel import PROVIDER_CHANNELS
 from delivery.channels.codes import CODES
 from delivery.conclusion import Conclusion
-from delivery.outbox import Claimed
+from delivery.draft import Users
+from delivery.outbox import PROVIDED, Claimed, Outgoing
 from delivery.policy import Decision, Facts, decide
 
 log = structlog.stdlib.get_logger("delivery")
@@ -209,15 +210,18 @@ class DeliveryEvents:
             self.counts.filtered_rate_limit += 1
 
 
-def queued(*, tenant_id: str, notification_id: UUID, channels: Sequence[str], deliveries: int | None) -> None:
-    """A notification has come into the outbox. deliveries: how many; None: a broadcast, which is expanded later."""
-    log.info(
-        "NOTIFY_QUEUE",
-        tenant_id=tenant_id,
-        notification_id=str(notification_id),
-        channels=list(channels),
-        deliveries=deliveries,
-    )
+def queued(outgoing: Outgoing) -> None:
+    """A notification has been committed; what of it goes out by providers is in the outbox."""
+    channels = [channel for channel in outgoing.content.channels if channel in PROVIDED]
+    if channels:
+        users = outgoing.audience.user_ids if isinstance(outgoing.audience, Users) else None
+        log.info(
+            "NOTIFY_QUEUE",
+            tenant_id=outgoing.tenant_id,
+            notification_id=str(outgoing.content.id),
+            channels=channels,
+            deliveries=None if users is None else len(users) * len(channels),  # None: expanded by and by
+        )
 
 
 def _event(gate: str | None, conclusion: Conclusion) -> str:

@@ -188,7 +188,7 @@ async def test_no_canary_sings(database, redis):
         stranger = token(PHONE + "0", token_id="canary")
         await (await Client(shown=stranger).connect(other, welcome=False)).closed()
         async with asyncio.timeout(10):
-            while not any("job_failed" in node.log for node in pair):
+            while not any("NOTIFY_CRON_FAIL" in node.log for node in pair):
                 await asyncio.sleep(0.05)
         assert "connection_failed" in one.log
         assert "request_failed" in one.log

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec import structs
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
@@ -15,13 +16,28 @@ from core.clock import SystemClock
 from core.notification import Content
 from delivery.channel import Address
 from delivery.conclusion import Conclusion
+from delivery.draft import Everyone, Users
 from delivery.outbox import Claimed
 from delivery.policy import Decision, Drop, Facts, GateRecord, StoredAddress
+from delivery.publication import Publication
 from delivery.telemetry import EVENTS, DeliveryEvents, queued
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 WAIT = timedelta(seconds=30)
 SECRET = "+250788123456"
+
+
+CONTENT = Content(
+    id=UUID(int=2),
+    title=SECRET,
+    message=SECRET,
+    notification_type="x",
+    action_url=None,
+    priority="normal",
+    channels=["sms"],
+    metadata={"otp": SECRET},
+    created_at=NOW,
+)
 
 
 class Minutes(SystemClock):
@@ -60,23 +76,12 @@ def claimed(**members: Any) -> Claimed:
 
 
 def facts() -> Facts:
-    content = Content(
-        id=UUID(int=2),
-        title=SECRET,
-        message=SECRET,
-        notification_type="x",
-        action_url=None,
-        priority="normal",
-        channels=["sms"],
-        metadata={"otp": SECRET},
-        created_at=NOW,
-    )
     address = Address(id=UUID(int=3), channel="sms", value=SECRET, hint="+25***56")
     return Facts(
         now=NOW,
         claimed=claimed(),
         is_configured=True,
-        content=content,
+        content=CONTENT,
         status="published",
         addresses=(StoredAddress(address=address),),
     )
@@ -165,7 +170,8 @@ def test_the_worker_and_what_providers_report_have_their_events() -> None:
         for state in ("delivered", "read", "undelivered"):
             events.reported(**about, state=state)
         events.repeated(channel="sms", provider="twilio")
-        queued(tenant_id="school", notification_id=UUID(int=2), channels=["sms"], deliveries=1)
+        queued(Publication("school", CONTENT, b"", [], Users.of("ada", "bob")))
+        queued(Publication("school", structs.replace(CONTENT, channels=["in_app"]), b"", [], Everyone()))
 
     assert [event["event"] for event in logged] == [
         "NOTIFY_WORKER_START",
@@ -177,6 +183,7 @@ def test_the_worker_and_what_providers_report_have_their_events() -> None:
         "NOTIFY_DUPLICATE",
         "NOTIFY_QUEUE",
     ]
+    assert logged[-1]["deliveries"] == 2
 
 
 def samples(events: DeliveryEvents, depth: dict[str, int] | None = None) -> dict[tuple[str, ...], float]:
