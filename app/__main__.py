@@ -1,4 +1,4 @@
-"""The command `carillon`: serve, migrate, token, doctor, epoch, healthcheck."""
+"""The command `carillon`: serve, work, migrate, token, doctor, epoch, healthcheck."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from app.settings import ROLES, BadSetting, Settings, read
 from app.supervisor import Child, Supervisor, environment
 from app.version import VERSION
 from app.welcome import welcome
+from app.work import work
 from core.database import open_database
 from core.errors import ServiceError
 from core.identity import ROLES as TOKEN_ROLES
@@ -52,6 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure(settings.process.log_level, settings.process.log_format)
     commands = {
         "serve": serve,
+        "work": lambda settings, options: _run(
+            work(
+                settings,
+                once=options.once,
+                dry_run=options.dry_run,
+                interval=timedelta(seconds=options.interval),
+            )
+        ),
         "migrate": lambda settings, _: _run(_migrate(settings)),
         "token": token,
         "doctor": lambda settings, _: _run(doctor.run(settings)),
@@ -234,6 +243,18 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--roles", help=f"some of {','.join(ROLES)} (CARILLON_ROLES, all)")
     serving.add_argument(
         "--workers", help="web processes on the port (CARILLON_WORKERS, 1); several need Redis"
+    )
+    working = commands.add_parser(
+        "work", help="carry out deliveries round by round, without serving anything"
+    )
+    working.add_argument("--once", action="store_true", help="one round: whatever is due now")
+    working.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say what would be sent where, and why not; claim and send nothing",
+    )
+    working.add_argument(
+        "--interval", type=_seconds, default=1, metavar="SECONDS", help="between two rounds (1)"
     )
     commands.add_parser("migrate", help="bring the database to this version's schema")
     minting = commands.add_parser(

@@ -28,7 +28,7 @@ from delivery.conclusion import Conclusion, RetrySettings, conclude, settle
 from delivery.endpoints_store import Endpoints
 from delivery.facts import FactsReader
 from delivery.outbox import Claimed, Completion, Outbox, Room
-from delivery.policy import Decision, Defer, Drop, Facts, Send, decide
+from delivery.policy import Decision, Defer, Drop, Facts, GateRecord, Send, decide
 from delivery.recording import Ended, Recorder
 
 log = structlog.stdlib.get_logger("delivery.worker")
@@ -113,6 +113,7 @@ class Preview(NamedTuple):
     provider: str | None
     decision: str  # send, defer or drop
     reason: str | None
+    gates: Sequence[GateRecord] = ()  # of the policy, as far as they were asked
 
 
 @dataclass(slots=True)
@@ -204,12 +205,14 @@ class Worker:
 
     async def preview(self, limit: int = 100) -> list[Preview]:
         """What `run_once` would attempt; claims, sends and changes nothing."""
+        self._capacity.learn(await self._accounts.load())
         due = await self._outbox.peek(PROVIDER_CHANNELS, limit)
         told = {one.id: target for one, target in await self._targets(due)}
         facts = {one.claimed.id: one for one in await self._gather(due)}
         return [self._previewed(one, facts.get(one.id), told.get(one.id)) for one in due]
 
     def _previewed(self, claimed: Claimed, facts: Facts | None, target: Address | None) -> Preview:
+        gates: Sequence[GateRecord] = ()
         if facts is None:
             verdict: Send | Defer | Drop = (
                 Send(address=target)
@@ -217,14 +220,15 @@ class Worker:
                 else Drop(reason="the webhook is gone or switched off", state="suppressed")
             )
         else:
-            verdict = decide(facts).verdict
+            verdict, gates = (decision := decide(facts)).verdict, decision.gates
         if not isinstance(verdict, Send):
             said = "defer" if isinstance(verdict, Defer) else "drop"
-            return Preview(claimed, None, None, said, verdict.reason)
+            return Preview(claimed, None, None, said, verdict.reason, gates)
         way = self._capacity.choose(self._channels[claimed.channel], verdict.address)
         if isinstance(way, Blocked):
-            return Preview(claimed, verdict.address.hint, None, "defer", "no account may be sent through now")
-        return Preview(claimed, verdict.address.hint, way.provider.name, "send", None)
+            blocked = "no account may be sent through now"
+            return Preview(claimed, verdict.address.hint, None, "defer", blocked, gates)
+        return Preview(claimed, verdict.address.hint, way.provider.name, "send", None, gates)
 
     # --- claiming ---
 
