@@ -72,6 +72,13 @@ class Removed(NamedTuple):
     tickets: int = 0
     keys: int = 0
     revocations: int = 0
+    deliveries: int = 0
+    reports: int = 0  # of providers
+    broadcasts: int = 0
+    inbound: int = 0
+    captured: int = 0  # by a sandbox
+    links: int = 0
+    codes: int = 0
 
 
 @dataclass(slots=True)
@@ -234,12 +241,26 @@ class Jobs:
                 yield Removed(notifications=gone[0], receipts=gone[1])
             while count := await self._delete("delete_connections", *old, limit):
                 yield Removed(connections=count)
+            while sum(gone := await self._delete_deliveries(*old, limit)):
+                yield Removed(deliveries=gone[0], reports=gone[1])
+            while count := await self._delete("delete_broadcasts", *old, limit):
+                yield Removed(broadcasts=count)
+            while count := await self._delete("delete_inbound", *old, limit):
+                yield Removed(inbound=count)
+            while count := await self._delete("delete_captured", *old, limit):
+                yield Removed(captured=count)
         while count := await self._delete("delete_tickets", limit):
             yield Removed(tickets=count)
         while count := await self._delete("delete_keys", limit, self._settings.idempotency_life):
             yield Removed(keys=count)
         while count := await self._delete("delete_revocations", limit):
             yield Removed(revocations=count)
+        while count := await self._delete("delete_strangers", limit, self._settings.retention_days):
+            yield Removed(reports=count)
+        while count := await self._delete("delete_links", limit):
+            yield Removed(links=count)
+        while count := await self._delete("delete_codes", limit):
+            yield Removed(codes=count)
 
     async def _delete(self, query: str, *arguments: object) -> int:
         async with self._database.transaction(deadline=_BATCH_DEADLINE) as connection:
@@ -253,6 +274,13 @@ class Jobs:
             row = await connection.fetchrow(SQL["delete_notifications"], tenant_id, before, limit)
         assert row is not None, "an aggregate returns its row"
         return row["notifications"], row["receipts"]
+
+    async def _delete_deliveries(self, tenant_id: str, before: datetime, limit: int) -> tuple[int, int]:
+        async with self._database.transaction(deadline=_BATCH_DEADLINE) as connection:
+            await _take_time(connection)
+            row = await connection.fetchrow(SQL["delete_deliveries"], tenant_id, before, limit)
+        assert row is not None, "an aggregate returns its row"
+        return row["deliveries"], row["reports"]
 
 
 async def _take_time(connection: Connection) -> None:

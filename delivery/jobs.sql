@@ -75,10 +75,22 @@ with_connections (tenant_id) AS (
     UNION ALL
     SELECT (SELECT c.tenant_id FROM websocket_connections c
             WHERE c.tenant_id > w.tenant_id ORDER BY c.tenant_id LIMIT 1)
-    FROM with_connections w WHERE w.tenant_id IS NOT NULL)
+    FROM with_connections w WHERE w.tenant_id IS NOT NULL),
+with_deliveries (tenant_id) AS (
+    (SELECT tenant_id FROM notification_deliveries ORDER BY tenant_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT d.tenant_id FROM notification_deliveries d
+            WHERE d.tenant_id > w.tenant_id ORDER BY d.tenant_id LIMIT 1)
+    FROM with_deliveries w WHERE w.tenant_id IS NOT NULL),
+with_inbound (tenant_id) AS (
+    (SELECT tenant_id FROM inbound_messages ORDER BY tenant_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT i.tenant_id FROM inbound_messages i WHERE i.tenant_id > w.tenant_id ORDER BY i.tenant_id LIMIT 1)
+    FROM with_inbound w WHERE w.tenant_id IS NOT NULL)
 SELECT t.tenant_id, now() - make_interval(days => coalesce(s.retention_days, $1)) AS cutoff
 FROM (SELECT tenant_id FROM with_events UNION SELECT tenant_id FROM with_notifications
-      UNION SELECT tenant_id FROM with_connections) AS t
+      UNION SELECT tenant_id FROM with_connections UNION SELECT tenant_id FROM with_deliveries
+      UNION SELECT tenant_id FROM with_inbound) AS t
 LEFT JOIN tenant_settings s ON s.tenant_id = t.tenant_id
 WHERE t.tenant_id IS NOT NULL AND s.legal_hold IS NOT TRUE
 ORDER BY t.tenant_id;
@@ -130,3 +142,62 @@ DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
 --   $1 limit int
 DELETE FROM token_revocations WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM token_revocations WHERE expires_at <= now() LIMIT $1));
+
+-- name: delete_deliveries
+-- The oldest deliveries that have ended, with their attempts (by the foreign key) and what providers reported of them.
+-- One that is still open keeps its history; the policy ends it once its notification is gone.
+--   $1 tenant id text, $2 before timestamptz, $3 limit int
+-- Returns how many deliveries and reports are gone. Leans on idx_notification_deliveries_age and
+-- idx_provider_events_delivery.
+WITH oldest AS MATERIALIZED (
+    SELECT id FROM notification_deliveries
+    WHERE tenant_id = $1 AND created_at < $2 AND finished_at IS NOT NULL
+    ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED),
+reports AS (
+    DELETE FROM provider_events e USING oldest WHERE e.tenant_id = $1 AND e.delivery_id = oldest.id
+    RETURNING 1),
+gone AS (
+    DELETE FROM notification_deliveries d USING oldest WHERE d.tenant_id = $1 AND d.id = oldest.id
+    RETURNING 1)
+SELECT (SELECT count(*) FROM gone) AS deliveries, (SELECT count(*) FROM reports) AS reports;
+
+-- name: delete_broadcasts
+--   $1 tenant id text, $2 before timestamptz, $3 limit int
+-- Leans on the primary key.
+DELETE FROM delivery_broadcasts WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM delivery_broadcasts WHERE tenant_id = $1 AND created_at < $2 AND finished_at IS NOT NULL LIMIT $3));
+
+-- name: delete_inbound
+-- What people have answered. Ids carry their time of birth, so the oldest stand first.
+--   $1 tenant id text, $2 before timestamptz, $3 limit int
+-- Leans on the primary key.
+DELETE FROM inbound_messages WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM inbound_messages WHERE tenant_id = $1 AND received_at < $2 ORDER BY id LIMIT $3));
+
+-- name: delete_captured
+-- What a sandbox has captured.
+--   $1 tenant id text, $2 before timestamptz, $3 limit int
+-- Leans on the primary key.
+DELETE FROM sandbox_messages WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM sandbox_messages WHERE tenant_id = $1 AND captured_at < $2 ORDER BY id LIMIT $3));
+
+-- name: delete_strangers
+-- Reports about deliveries that are nobody's here.
+--   $1 limit int, $2 days int
+-- Leans on idx_provider_events_age.
+DELETE FROM provider_events WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM provider_events
+    WHERE received_at < now() - make_interval(days => $2) AND delivery_id IS NULL
+    ORDER BY received_at LIMIT $1));
+
+-- name: delete_links
+-- Links that nobody has followed in time. Leans on idx_telegram_links_age.
+--   $1 limit int
+DELETE FROM telegram_links WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM telegram_links WHERE expires_at <= now() ORDER BY expires_at LIMIT $1));
+
+-- name: delete_codes
+-- Codes that nobody has answered with in time. Leans on idx_address_verifications_age.
+--   $1 limit int
+DELETE FROM address_verifications WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM address_verifications WHERE expires_at <= now() ORDER BY expires_at LIMIT $1));

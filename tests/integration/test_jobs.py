@@ -269,6 +269,118 @@ async def test_used_up_tickets_keys_and_revocations_go_too(stores: Stores) -> No
     assert (removed.tickets, removed.keys, removed.revocations) == (1, 2, 1)
 
 
+async def delivered(stores: Stores, tenant_id: str = TENANT_ID, *, state: str = "delivered") -> None:
+    """A delivery with an attempt, what the provider said of it, an answer to it, and what a sandbox kept."""
+    sender = service(tenant_id=tenant_id)
+    await stores.send("ada", sender, tenant_id=tenant_id, channels=("sms",))
+    await stores.query(
+        "UPDATE notification_deliveries SET state = $2, finished_at = CASE WHEN $2 <> 'queued' THEN now() END"
+        " WHERE tenant_id = $1",
+        tenant_id,
+        state,
+    )
+    for statement in (
+        "INSERT INTO delivery_attempts (tenant_id, delivery_id, attempt, worker)"
+        " SELECT tenant_id, id, 1, 'w' FROM notification_deliveries WHERE tenant_id = $1",
+        "INSERT INTO provider_events (provider, event_id, status, tenant_id, delivery_id)"
+        " SELECT 'twilio', id::text, 'delivered', tenant_id, id FROM notification_deliveries WHERE tenant_id = $1",
+        "INSERT INTO inbound_messages (tenant_id, id, user_id, channel, provider, provider_id, kind, sealed)"
+        " VALUES ($1, gen_random_uuid(), 'ada', 'sms', 'twilio', 'SM1', 'reply', '')",
+        "INSERT INTO sandbox_messages (tenant_id, id, delivery_id, channel, hint, sealed)"
+        " SELECT tenant_id, gen_random_uuid(), id, 'sms', '', '' FROM notification_deliveries WHERE tenant_id = $1",
+        "INSERT INTO delivery_broadcasts (tenant_id, notification_id, channels, state, finished_at)"
+        " VALUES ($1, gen_random_uuid(), '{sms}', 'done', now())",
+    ):
+        await stores.query(statement, tenant_id)
+
+
+_DELIVERY_TABLES = {
+    "notification_deliveries": "created_at",
+    "delivery_attempts": "started_at",
+    "provider_events": "received_at",
+    "inbound_messages": "received_at",
+    "sandbox_messages": "captured_at",
+    "delivery_broadcasts": "created_at",
+}
+
+
+async def age_deliveries(stores: Stores, days: int) -> None:
+    for table, column in _DELIVERY_TABLES.items():
+        await stores.query(f"UPDATE {table} SET {column} = {column} - interval '{days} days'")
+
+
+async def kept(stores: Stores, tenant_id: str = TENANT_ID) -> set[str]:
+    """The tables that still have rows of a tenant."""
+    return {
+        table
+        for table in _DELIVERY_TABLES
+        if await stores.query(f"SELECT FROM {table} WHERE tenant_id = $1", tenant_id)
+    }
+
+
+async def test_deliveries_go_with_their_attempts_and_all_that_was_said_about_them(stores: Stores) -> None:
+    await delivered(stores)
+    await age_deliveries(stores, 91)
+    await stores.send("bob", channels=("sms",))
+
+    removed = await jobs_of(stores, retention_batch=1).retain()
+
+    assert removed is not None
+    assert (
+        removed._asdict()
+        | {
+            "deliveries": 1,
+            "reports": 1,
+            "broadcasts": 1,
+            "inbound": 1,
+            "captured": 1,
+        }
+        == removed._asdict()
+    )
+    assert [row["user_id"] for row in await stores.query("SELECT user_id FROM notification_deliveries")] == [
+        "bob"
+    ]
+    assert await kept(stores) == {"notification_deliveries"}
+
+
+async def test_what_is_young_is_open_or_under_legal_hold_stays(stores: Stores) -> None:
+    await delivered(stores)
+    await age_deliveries(stores, 89)
+    assert await jobs_of(stores).retain() is not None
+    assert await kept(stores) == {*_DELIVERY_TABLES}
+
+    await delivered(stores, "held")
+    await delivered(stores, "open", state="queued")
+    await stores.query("INSERT INTO tenant_settings (tenant_id, legal_hold) VALUES ('held', true)")
+    await age_deliveries(stores, 91)
+    await stores.query("UPDATE scheduler_jobs SET last_run_at = last_run_at - interval '1 day'")
+    assert await jobs_of(stores).retain() is not None
+
+    assert await kept(stores) == set()
+    assert await kept(stores, "held") == {*_DELIVERY_TABLES}
+    assert await kept(stores, "open") == {"notification_deliveries", "delivery_attempts", "provider_events"}
+
+
+async def test_links_codes_and_reports_about_nobody_go_when_their_time_is_over(stores: Stores) -> None:
+    for statement in (
+        "INSERT INTO telegram_links VALUES ('\\x00', 't', 'ada', now()), ('\\x01', 't', 'ada', 'infinity')",
+        "INSERT INTO recipients (tenant_id, user_id) VALUES ('t', 'ada')",
+        "INSERT INTO recipient_addresses (tenant_id, id, user_id, channel, sealed, lookup, hint)"
+        " SELECT 't', ('00000000-0000-0000-0000-00000000000' || n)::uuid, 'ada', 'sms', '', substr(sha256(n::text::bytea), 1, 16), ''"
+        " FROM generate_series(1, 2) n",
+        "INSERT INTO address_verifications (tenant_id, address_id, code_hash, expires_at)"
+        " SELECT tenant_id, id, '', CASE WHEN id::text LIKE '%1' THEN now() ELSE 'infinity' END FROM recipient_addresses",
+        "INSERT INTO provider_events (provider, event_id, status, received_at)"
+        " VALUES ('twilio', 'a', 'x', now() - interval '91 days'), ('twilio', 'b', 'x', now())",
+    ):
+        await stores.query(statement)
+
+    removed = await jobs_of(stores).retain()
+
+    assert removed is not None
+    assert (removed.links, removed.codes, removed.reports) == (1, 1, 1)
+
+
 async def test_a_job_that_is_cut_short_by_the_end_is_no_fault(
     stores: Stores, caplog: pytest.LogCaptureFixture
 ) -> None:
