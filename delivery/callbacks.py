@@ -15,7 +15,6 @@ PARAMETER = "d"
 PATHS: Mapping[str, str] = {
     "twilio": "/webhooks/twilio/status",
     "meta": "/webhooks/meta",
-    "sendgrid": "/webhooks/sendgrid",
 }
 
 _ID_LENGTH = 36
@@ -27,7 +26,7 @@ def callback_url(public_url: str, vault: Vault, provider: str, tenant_id: str, d
 
     public_url: how the provider reaches us (HUB_PUBLIC_URL). The report finds its delivery by the token in it, also
     when it is here before the provider's answer to us. A provider that is told of no URL with each message, but
-    returns a text of ours (Meta, SendGrid), is given the token alone: see `token_in`.
+    returns a text of ours (Meta), is given the token alone: see `token_in`.
     """
     scheme, netloc, path, _, _ = urlsplit(public_url)
     query = urlencode({PARAMETER: delivery_token(vault, provider, tenant_id, delivery_id)})

@@ -30,7 +30,7 @@ class LinkSettings:
 
 
 #: Providers that report back, to a URL or with a token that is handed over with each message.
-_CALLED_BACK = frozenset({"twilio", "meta", "sendgrid", "simulator"})
+_CALLED_BACK = frozenset({"twilio", "meta", "simulator"})
 
 
 #: Channels where the title is no more than a line above the text.

@@ -116,8 +116,7 @@ async def sendgrid_webhook(call: Call) -> Response:
     signature = _header(call, "x-twilio-email-event-webhook-signature")
     if not is_sendgrid(key, signature, _header(call, "x-twilio-email-event-webhook-timestamp"), raw):
         raise BadSignature
-    delivery_of = partial(read_delivery_token, call.services.delivery.vault, sendgrid.PROVIDER)
-    await _keep(call, sendgrid.read(_json(raw), delivery_of))
+    await _keep(call, sendgrid.read(_json(raw)))
     return Response(status_code=204)
 
 

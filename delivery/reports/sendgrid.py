@@ -6,7 +6,7 @@ https://www.twilio.com/docs/sendgrid/for-developers/tracking-events/event
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -15,9 +15,6 @@ from delivery.receipts import Effect, Receipt, ReportedState
 from delivery.reports.reading import moment, name, text
 
 PROVIDER = "sendgrid"
-
-#: The custom argument in which our delivery comes back.
-ARGUMENT = "carillon_delivery"
 
 _STATES: Mapping[str, ReportedState] = {
     "processed": "sent",
@@ -42,20 +39,18 @@ _DROPPED: Mapping[str, Effect] = {
     "unsubscribed address": "unsubscribed",
 }
 
-ReadToken = Callable[[str], tuple[str, UUID] | None]
 
-
-def read(body: Any, delivery_of: ReadToken) -> Report:
-    """delivery_of: which delivery a token is about that we sent along as a custom argument."""
+def read(body: Any) -> Report:
+    """The delivery is told by the custom arguments that were sent along; only our account can have set them."""
     events = [event for event in body if isinstance(event, dict)] if isinstance(body, list) else []
-    return Report(receipts=[one for event in events if (one := _receipt(event, delivery_of))])
+    return Report(receipts=[one for event in events if (one := _receipt(event))])
 
 
-def _receipt(event: Mapping[str, Any], delivery_of: ReadToken) -> Receipt | None:
+def _receipt(event: Mapping[str, Any]) -> Receipt | None:
     event_id, said = name(event, "sg_event_id"), name(event, "event")
     if not event_id or not said:
         return None
-    token, status = name(event, ARGUMENT), name(event, "status")
+    status = name(event, "status")
     return Receipt(
         provider=PROVIDER,
         event_id=event_id,
@@ -63,11 +58,19 @@ def _receipt(event: Mapping[str, Any], delivery_of: ReadToken) -> Receipt | None
         state=_STATES.get(said),
         # The id that the API answered with, and after the first dot which machine it went through.
         ref=(name(event, "sg_message_id") or "").partition(".")[0] or None,
-        delivery=delivery_of(token) if token else None,
+        delivery=_delivery(event),
         code=status[:16] if said == "bounce" and status else None,
         effect=_effect(event, said),
         occurred_at=moment(event.get("timestamp")),
     )
+
+
+def _delivery(event: Mapping[str, Any]) -> tuple[str, UUID] | None:
+    tenant_id, delivery_id = name(event, "tenant"), name(event, "delivery_id")
+    try:
+        return None if tenant_id is None or delivery_id is None else (tenant_id, UUID(delivery_id))
+    except ValueError:
+        return None
 
 
 def _effect(event: Mapping[str, Any], said: str) -> Effect | None:

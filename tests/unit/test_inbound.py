@@ -319,7 +319,7 @@ def test_sendgrids_events(event, state, effect):
         }
     ]
 
-    [receipt] = sendgrid.read(body, {}.get).receipts
+    [receipt] = sendgrid.read(body).receipts
 
     assert (receipt.state, receipt.effect, receipt.ref, receipt.event_id) == (state, effect, "m1", "e1")
     assert "ada" not in repr(receipt)
@@ -332,7 +332,7 @@ def test_sendgrids_events(event, state, effect):
 def test_no_json_breaks_a_reader(value):
     meta.read(value, {}.get)
     telegram.read(value)
-    sendgrid.read(value, {}.get)
+    sendgrid.read(value)
 
 
 @given(provider_like)
