@@ -1,4 +1,4 @@
-"""The command `carillon`: serve, work, migrate, token, doctor, epoch, healthcheck."""
+"""The command `carillon`: serve, work, migrate, token, doctor, audit, epoch, healthcheck."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Coroutine, Mapping, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import structlog
 import uvloop
 
-from app import doctor, logs
+from app import audit, doctor, logs
 from app.build import running
 from app.cluster import ClusterError
 from app.first_run import prepared
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "migrate": lambda settings, _: _run(_migrate(settings)),
         "token": token,
         "doctor": lambda settings, _: _run(doctor.run(settings)),
+        "audit": lambda settings, options: _run(
+            audit.verify(settings, tenant=options.tenant, against=options.against)
+        ),
         "epoch": lambda settings, _: _run(_bump(settings)),
         "healthcheck": healthcheck,
     }
@@ -283,6 +287,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands.add_parser(
         "doctor", help="look at settings, database, Redis, clock, zones and keys; say what to mend"
+    )
+    log_ = commands.add_parser("audit", help="the record of who did what")
+    verifying = log_.add_subparsers(dest="action", required=True).add_parser(
+        "verify", help="hold it against its hashes, and print the head of every tenant's chain"
+    )
+    verifying.add_argument("--tenant", help="of this one alone")
+    verifying.add_argument(
+        "--against", type=Path, metavar="FILE", help="heads that an earlier run has printed, kept elsewhere"
     )
     epoch = commands.add_parser("epoch", help="the life that positions belong to")
     epoch.add_subparsers(dest="action", required=True).add_parser(

@@ -25,7 +25,8 @@ from core.clock import SystemClock
 from core.database import open_database
 from core.errors import ServiceError
 from core.vault import Vault, read_keys
-from delivery.worker import Preview, Unobserved, Worker
+from delivery.telemetry import DeliveryEvents
+from delivery.worker import Observer, Preview, Unobserved, Worker
 
 log = structlog.stdlib.get_logger("app.work")
 
@@ -83,7 +84,8 @@ async def _opened(settings: Settings, *, dry_run: bool) -> AsyncIterator[Worker]
             made.wake()
 
         channels = await open_channels(settings, database, vault, http, clock, wake, stack)
-        made = worker(settings, database, vault, channels, Unobserved(), clock)
+        observer: Observer = Unobserved() if dry_run else DeliveryEvents(clock)
+        made = worker(settings, database, vault, channels, observer, clock)
         yield made
 
 
