@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Literal
 
 import aiohttp
@@ -19,6 +21,9 @@ log = structlog.get_logger()
 
 #: What Twilio takes of one text; more is its error 21617.
 _TWILIO_MAX = 1600
+
+#: The longest ValidityPeriod.
+_VALIDITY_MAX_S = 36_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +63,8 @@ class TwilioSms:
         body = self._body(message)
         if isinstance(body, Fail):
             return body
-        return await self._messages.create(
-            message, [("To", message.address.value), self._sender(message.address), ("Body", body)]
-        )
+        fields = [("To", message.address.value), self._sender(message.address), ("Body", body)]
+        return await self._messages.create(message, [*fields, *_validity(message, datetime.now(UTC))])
 
     def _body(self, message: Message) -> str | Fail:
         """Title, text and link within the SMS that are allowed."""
@@ -101,6 +105,14 @@ def providers(settings: SmsSettings, http: aiohttp.ClientSession) -> tuple[Provi
     if messages is None or not (twilio.messaging_service_sid or twilio.phone_number):
         return ()
     return (TwilioSms(settings, messages),)
+
+
+def _validity(message: Message, now: datetime) -> Sequence[tuple[str, str]]:
+    """How long Twilio may keep it in its queue, where that is less than the longest, which it does by itself."""
+    if message.expires_at is None:
+        return []
+    seconds = int((message.expires_at - now).total_seconds())
+    return [("ValidityPeriod", str(max(seconds, 1)))] if seconds < _VALIDITY_MAX_S else []
 
 
 def _rank(sender: str, recipient: str) -> bytes:

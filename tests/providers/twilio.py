@@ -179,6 +179,8 @@ class TwilioServer(ProviderServer):
 
     def _bad_content(self, fields: Mapping[str, str]) -> Refuse | None:
         body, content = fields.get("Body", ""), fields.get("ContentSid")
+        if not 1 <= int(fields.get("ValidityPeriod", 36_000)) <= 36_000:
+            return _error(400, 21623, "The validity period is not valid")
         if content is None and not body:
             return _error(400, 21619, "A text message body or media urls must be specified.")
         if len(body) > 1600:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 import pytest
@@ -76,6 +76,26 @@ async def test_without_a_public_url_no_report_is_asked_for(server, http):
     assert isinstance(ended, Sent)
     assert ended.is_final
     assert "StatusCallback" not in server.received[0].form()
+
+
+@pytest.mark.parametrize(("left", "asked"), [(90, True), (-5, True), (36_010, False), (None, False)])
+async def test_what_expires_does_not_wait_longer_in_twilios_queue(server, http, left, asked):
+    expires_at = None if left is None else datetime.now(UTC) + timedelta(seconds=left)
+
+    await sms(server, http).send(message("sms", expires_at=expires_at))
+
+    fields = server.accepted[0].fields
+    assert ("ValidityPeriod" in fields) is asked
+    assert 1 <= int(fields.get("ValidityPeriod", 1)) <= 90
+
+
+async def test_a_message_that_is_created_as_failed_has_failed(server, http):
+    server.faults.append(Refuse(status=201, body={"sid": "SM1x", "status": "failed", "error_code": 30006}))
+
+    ended = await sms(server, http).send(message("sms"))
+
+    assert isinstance(ended, Fallback)
+    assert ended.address_is_dead
 
 
 async def test_a_messaging_service_picks_the_sender_itself(server, http):
