@@ -95,6 +95,11 @@ def is_region(text: str) -> bool:
     return _REGION.fullmatch(text) is not None and text in phonenumbers.SUPPORTED_REGIONS
 
 
+def country(number: str) -> str | None:
+    """Whose number it is (ISO 3166): of an E.164 number; None where it belongs to no country."""
+    return phonenumbers.region_code_for_number(phonenumbers.parse(number))
+
+
 def _email(text: str) -> str:
     local, at, domain = text.rpartition("@")
     # Characters that are not seen are dropped when a domain is mapped, so the text is judged as it came.

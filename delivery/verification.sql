@@ -1,24 +1,27 @@
--- name: last_code
--- How long ago a code was last sent to an address, in whoever's name: one number is not to be rung by many.
---   $1 channel text, $2 lookup bytea, $3 life of a code interval
--- Returns the age as interval, or NULL. Leans on idx_recipient_addresses_lookup.
-SELECT min(now() - (v.expires_at - $3::interval)) AS age
-FROM recipient_addresses a
-JOIN address_verifications v ON v.tenant_id = a.tenant_id AND v.address_id = a.id
-WHERE a.channel = $1 AND a.lookup = $2;
+-- name: one_at_a_time
+-- Whoever sends codes of a tenant counts them first: two who count at once would both find room for the last one.
+--   $1 tenant id text
+SELECT pg_advisory_xact_lock(hashtextextended($1::text, 6041));
 
--- name: lookup_of
---   $1 tenant id text, $2 address id uuid
-SELECT lookup FROM recipient_addresses WHERE tenant_id = $1 AND id = $2;
-
--- name: codes_since
--- How many codes a person was sent; removing an address does not make them fewer.
---   $1 tenant id text, $2 user id text, $3 the least id of a delivery since then uuid, $4 notification type text
--- Leans on idx_notification_deliveries_user.
-SELECT count(*)
-FROM notification_deliveries d
-JOIN notifications n ON n.tenant_id = d.tenant_id AND n.id = d.notification_id
-WHERE d.tenant_id = $1 AND d.user_id = $2 AND d.id >= $3 AND n.notification_type = $4;
+-- name: standing
+-- What decides whether another code may go to an address: how long ago one went there, in whoever's name, and how many
+-- the person and the tenant were sent; removing an address does not make them fewer.
+--   $1 tenant id text, $2 address id uuid, $3 the least id of what was made since yesterday uuid, $4 type of the
+--   notifications text, $5 life of a code interval
+-- Returns sealed, age, of_person, of_tenant and the tenant's region. Leans on idx_recipient_addresses_lookup,
+-- idx_notification_deliveries_user, idx_notifications_tenant_type.
+SELECT a.sealed,
+       (SELECT min(now() - (v.expires_at - $5::interval))
+        FROM recipient_addresses o
+        JOIN address_verifications v ON v.tenant_id = o.tenant_id AND v.address_id = o.id
+        WHERE o.channel = a.channel AND o.lookup = a.lookup) AS age,
+       (SELECT count(*) FROM notification_deliveries d
+        JOIN notifications n ON n.tenant_id = d.tenant_id AND n.id = d.notification_id
+        WHERE d.tenant_id = $1 AND d.user_id = a.user_id AND d.id >= $3 AND n.notification_type = $4) AS of_person,
+       (SELECT count(*) FROM notifications n
+        WHERE n.tenant_id = $1 AND n.notification_type = $4 AND n.id >= $3) AS of_tenant,
+       (SELECT s.region FROM tenant_settings s WHERE s.tenant_id = $1) AS region
+FROM recipient_addresses a WHERE a.tenant_id = $1 AND a.id = $2;
 
 -- name: begin
 -- A code for an address. The one before it is worth nothing.

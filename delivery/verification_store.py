@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import msgspec
+import structlog
 
 from core.database import Connection, Database
 from core.errors import ServiceError, invalid
@@ -20,13 +21,15 @@ from core.identity import Identity
 from core.notification import Priority
 from core.sql import load
 from core.vault import Vault
-from delivery import audit_store, ingest
+from delivery import addresses, audit_store, ingest
 from delivery.draft import Submission, Users
 from delivery.policy import ADDRESS_VERIFICATION
 from delivery.recipients_store import RecipientAddress, Recipients
 from hub.publisher import Publisher
 
 SQL = load("delivery", "verification.sql")
+
+log = structlog.stdlib.get_logger("delivery.verification")
 
 _DIGITS = 6
 
@@ -44,6 +47,10 @@ class VerificationSettings:
     tries: int = 5  # wrong answers included; then another code is needed
     interval: timedelta = timedelta(minutes=1)  # between two codes to one address
     per_day: int = 10  # codes to one person, whatever the address: each costs, and may ring a stranger
+    tenant_per_day: int = 1000  # codes of one tenant; then none goes out until some are a day old
+    countries: frozenset[str] = (
+        frozenset()
+    )  # whose phone numbers get codes (ISO 3166), beside the tenant's region; both empty: any
 
 
 class Verifications:
@@ -67,11 +74,13 @@ class Verifications:
         """
         Send a new code to an address of a person of the caller's tenant; until when it is good.
 
-        Raises ServiceError: not_found; conflict when the address is verified or paused; rate_limited.
+        Raises ServiceError: not_found; conflict when the address is verified, paused, or a phone number of a country to
+        which no codes go; rate_limited.
         """
         tenant_id = sender.tenant_id
         async with self._database.transaction() as connection:
             await connection.execute(SQL["forget"], _FORGOTTEN)
+            await connection.execute(SQL["one_at_a_time"], tenant_id)
             address = await self._recipients.lock_address(connection, tenant_id, user_id, address_id)
             await self._admit(connection, tenant_id, address)
             code = f"{secrets.randbelow(10**_DIGITS):0{_DIGITS}}"
@@ -113,23 +122,35 @@ class Verifications:
         return address
 
     async def _admit(self, connection: Connection, tenant_id: str, address: RecipientAddress) -> None:
+        """Raises ServiceError where no code may go to an address now."""
         if address.verified_at is not None:
             raise ServiceError("conflict", "The address is verified.")
         if address.paused_at is not None:
             raise ServiceError("conflict", "The address is paused.")
-        lookup = await connection.fetchval(SQL["lookup_of"], tenant_id, address.id)
-        age: timedelta | None = await connection.fetchval(
-            SQL["last_code"], address.channel, lookup, self._settings.life
+        settings = self._settings
+        standing = await connection.fetchrow(
+            SQL["standing"],
+            tenant_id,
+            address.id,
+            _least_id(datetime.now(UTC) - timedelta(days=1)),
+            ADDRESS_VERIFICATION,
+            settings.life,
         )
-        if age is not None and age < self._settings.interval:
-            wait = (self._settings.interval - age).total_seconds()
+        assert standing is not None, "it is locked"
+        age: timedelta | None = standing["age"]
+        if age is not None and age < settings.interval:
+            wait = (settings.interval - age).total_seconds()
             raise ServiceError("rate_limited", "A code was sent there a moment ago.", retry_after=wait)
-        yesterday = _least_id(datetime.now(UTC) - timedelta(days=1))
-        count = await connection.fetchval(
-            SQL["codes_since"], tenant_id, address.user_id, yesterday, ADDRESS_VERIFICATION
-        )
-        if count >= self._settings.per_day:
+        if standing["of_person"] >= settings.per_day:
             raise ServiceError("rate_limited", "Too many codes were sent to this person.", retry_after=3600)
+        if standing["of_tenant"] >= settings.tenant_per_day:
+            log.warning("address_codes_exhausted", tenant_id=tenant_id, per_day=settings.tenant_per_day)
+            raise ServiceError("rate_limited", "Too many codes were sent today.", retry_after=3600)
+        allowed = settings.countries | ({standing["region"]} - {None})
+        if allowed and address.channel in {"sms", "whatsapp"}:
+            value = self._vault.open(standing["sealed"], "address", tenant_id, str(address.id))
+            if addresses.country(value) not in allowed:
+                raise ServiceError("conflict", "No codes are sent to phone numbers of that country.")
 
     async def _put_code(
         self,

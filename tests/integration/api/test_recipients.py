@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 from uuid import uuid4
@@ -9,7 +10,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from app.delivering import delivering
 from core.vault import Vault
+from delivery.verification_store import VerificationSettings
 from tests.api import OTHER_TENANT, TENANT, Edge, admin, person, service
 
 EMAIL, PHONE = "ada.lovelace@example.com", "+442079460018"
@@ -326,6 +329,50 @@ async def test_codes_are_sent_a_minute_apart_and_ten_a_day_whatever_is_removed_m
     address = await added(edge, person("ada"), "sms", PHONE)
     last = await ada.post(f"{ADA}/addresses/{address['id']}/verification")
     assert last.status_code == 429
+
+
+def with_codes(edge: Edge, **settings: Any) -> Edge:
+    """The same edge, with other settings for codes."""
+    delivery = delivering(
+        edge.database,
+        edge.services.publisher,
+        edge.services.delivery.vault,
+        edge.services.clock,
+        codes=VerificationSettings(**settings),
+    )
+    return edge.with_services(delivery=delivery)
+
+
+async def code_for(edge: Edge, user_id: str, number: str) -> int:
+    """The status of a code that somebody asks for, for a number that they claim."""
+    client = edge.client(person(user_id))
+    path = f"/api/v1/recipients/{user_id}/addresses"
+    address = await client.post(path, json={"channel": "sms", "value": number})
+    return (await client.post(f"{path}/{address.json()['id']}/verification")).status_code
+
+
+async def test_however_many_people_ask_for_codes_a_tenant_pays_for_so_many_a_day(edge: Edge) -> None:
+    edge = with_codes(edge, tenant_per_day=12)
+
+    asked = [code_for(edge, f"bot{n}", f"+4479110{n:05}") for n in range(30)]
+    statuses = await asyncio.gather(*asked)
+
+    assert sorted(statuses) == [202] * 12 + [429] * 18
+    [row] = await edge.rows("SELECT count(*) AS n FROM notification_deliveries")
+    assert row["n"] == 12
+
+
+async def test_codes_go_to_phone_numbers_of_the_tenants_country_and_of_those_that_are_allowed(
+    edge: Edge,
+) -> None:
+    assert await code_for(edge, "any", "+4915112345678") == 202
+    await edge.client(admin()).put("/api/v1/tenant/settings", json={"region": "RW"})
+    edge = with_codes(edge, countries=frozenset({"GB"}))
+
+    assert await code_for(edge, "own", "0781 234 567") == 202
+    assert await code_for(edge, "allowed", PHONE) == 202
+    assert await code_for(edge, "far", "+4915112345679") == 409
+    assert await code_for(edge, "satellite", "+881612345678") == 409, "of no country"
 
 
 async def test_nobody_else_sends_what_is_for_codes(edge: Edge) -> None:
