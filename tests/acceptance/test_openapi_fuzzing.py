@@ -21,6 +21,12 @@ MEANING = [
     "/api/v1/preferences",
     "/api/v1/preferences/opt-outs",
     "/api/v1/presence",
+    "/api/v1/recipients",
+    "/api/v1/recipients/{user_id}",
+    "/api/v1/recipients/{user_id}/addresses",
+    "/api/v1/recipients/{user_id}/addresses/{address_id}",
+    "/api/v1/recipients/{user_id}/addresses/{address_id}/verification/confirm",
+    "/api/v1/tenant/settings",
     "/api/v1/tokens/revoke",
     "/internal/broadcast",
 ]
