@@ -20,7 +20,9 @@ class InboundQuery(Parameters):
 
     user_id: UserId | None = Field(default=None, description="Of one person.")
     before: UUID | None = Field(default=None, description="An id: the older ones follow.")
-    limit: Annotated[Whole, Field(ge=1, le=100)] = 50
+    limit: Annotated[Whole, Field(ge=1, le=100, json_schema_extra={"minimum": 1, "maximum": 100})] = (
+        50  # pydantic loses the bounds of a number that is read from text
+    )
 
 
 class InboundMessage(Answer):

@@ -28,6 +28,8 @@ MEANING = [
     "/api/v1/recipients/{user_id}/addresses/{address_id}/verification/confirm",
     "/api/v1/tenant/settings",
     "/api/v1/tokens/revoke",
+    "/api/v1/webhooks",
+    "/api/v1/webhooks/{webhook_id}",
     "/internal/broadcast",
 ]
 
