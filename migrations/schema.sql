@@ -283,6 +283,49 @@ CREATE TABLE public.provider_events (
     received_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE public.push_privacy (
+    tenant_id text NOT NULL,
+    notification_type text NOT NULL,
+    privacy text NOT NULL,
+    CONSTRAINT push_privacy_privacy_check CHECK ((privacy = ANY (ARRAY['full'::text, 'title_only'::text, 'private'::text])))
+);
+
+CREATE TABLE public.push_sends (
+    tenant_id text NOT NULL,
+    delivery_id uuid NOT NULL,
+    subscription_id uuid NOT NULL,
+    outcome text NOT NULL,
+    status smallint,
+    sent_at timestamp with time zone DEFAULT now() NOT NULL,
+    shown_at timestamp with time zone,
+    clicked_at timestamp with time zone,
+    closed_at timestamp with time zone,
+    CONSTRAINT push_sends_outcome_check CHECK ((outcome = ANY (ARRAY['sent'::text, 'gone'::text, 'refused'::text, 'retry'::text, 'unknown'::text, 'too_large'::text])))
+);
+
+CREATE TABLE public.push_subscriptions (
+    tenant_id text NOT NULL,
+    id uuid NOT NULL,
+    user_id text NOT NULL,
+    endpoint_hash bytea NOT NULL,
+    endpoint bytea NOT NULL,
+    origin text NOT NULL,
+    vapid_key_id text NOT NULL,
+    name text,
+    user_agent text,
+    device_info json DEFAULT '{}'::json NOT NULL,
+    is_active boolean DEFAULT true NOT NULL,
+    ended_because text,
+    failures integer DEFAULT 0 NOT NULL,
+    last_sent_at timestamp with time zone,
+    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT push_subscriptions_check CHECK ((is_active = (ended_because IS NULL))),
+    CONSTRAINT push_subscriptions_ended_because_check CHECK ((ended_because = ANY (ARRAY['gone'::text, 'refused'::text, 'expired'::text, 'replaced'::text, 'key_retired'::text]))),
+    CONSTRAINT push_subscriptions_endpoint_hash_check CHECK ((length(endpoint_hash) = 16))
+);
+
 CREATE TABLE public.recipient_addresses (
     tenant_id text NOT NULL,
     id uuid NOT NULL,
@@ -394,6 +437,17 @@ CREATE TABLE public.token_revocations (
     CONSTRAINT token_revocations_check1 CHECK (((user_id IS NULL) = (not_before IS NULL)))
 );
 
+CREATE TABLE public.vapid_keys (
+    id text NOT NULL,
+    public_key bytea NOT NULL,
+    private_key bytea NOT NULL,
+    state text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    retired_at timestamp with time zone,
+    CONSTRAINT vapid_keys_public_key_check CHECK ((length(public_key) = 65)),
+    CONSTRAINT vapid_keys_state_check CHECK ((state = ANY (ARRAY['current'::text, 'sending'::text, 'retired'::text])))
+);
+
 CREATE TABLE public.webhook_endpoints (
     tenant_id text NOT NULL,
     id uuid NOT NULL,
@@ -477,6 +531,15 @@ ALTER TABLE ONLY public.preference_rules
 ALTER TABLE ONLY public.provider_events
     ADD CONSTRAINT provider_events_pkey PRIMARY KEY (provider, event_id, status);
 
+ALTER TABLE ONLY public.push_privacy
+    ADD CONSTRAINT push_privacy_pkey PRIMARY KEY (tenant_id, notification_type);
+
+ALTER TABLE ONLY public.push_sends
+    ADD CONSTRAINT push_sends_pkey PRIMARY KEY (tenant_id, delivery_id, subscription_id);
+
+ALTER TABLE ONLY public.push_subscriptions
+    ADD CONSTRAINT push_subscriptions_pkey PRIMARY KEY (tenant_id, id);
+
 ALTER TABLE ONLY public.recipient_addresses
     ADD CONSTRAINT recipient_addresses_pkey PRIMARY KEY (tenant_id, id);
 
@@ -503,6 +566,12 @@ ALTER TABLE ONLY public.telegram_links
 
 ALTER TABLE ONLY public.tenant_settings
     ADD CONSTRAINT tenant_settings_pkey PRIMARY KEY (tenant_id);
+
+ALTER TABLE ONLY public.vapid_keys
+    ADD CONSTRAINT vapid_keys_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.vapid_keys
+    ADD CONSTRAINT vapid_keys_public_key_key UNIQUE (public_key);
 
 ALTER TABLE ONLY public.webhook_endpoints
     ADD CONSTRAINT webhook_endpoints_pkey PRIMARY KEY (tenant_id, id);
@@ -557,6 +626,14 @@ CREATE INDEX idx_provider_events_age ON public.provider_events USING btree (rece
 
 CREATE INDEX idx_provider_events_delivery ON public.provider_events USING btree (tenant_id, delivery_id) WHERE (delivery_id IS NOT NULL);
 
+CREATE INDEX idx_push_sends_subscription ON public.push_sends USING btree (tenant_id, subscription_id, delivery_id);
+
+CREATE INDEX idx_push_subscriptions_active ON public.push_subscriptions USING btree (tenant_id, user_id, id) WHERE is_active;
+
+CREATE INDEX idx_push_subscriptions_age ON public.push_subscriptions USING btree (last_seen_at);
+
+CREATE UNIQUE INDEX idx_push_subscriptions_endpoint ON public.push_subscriptions USING btree (endpoint_hash) WHERE is_active;
+
 CREATE INDEX idx_recipient_addresses_lookup ON public.recipient_addresses USING btree (channel, lookup);
 
 CREATE UNIQUE INDEX idx_recipient_addresses_primary ON public.recipient_addresses USING btree (tenant_id, user_id, channel) WHERE is_primary;
@@ -579,6 +656,8 @@ CREATE UNIQUE INDEX idx_token_revocations_token ON public.token_revocations USIN
 
 CREATE UNIQUE INDEX idx_token_revocations_user ON public.token_revocations USING btree (tenant_id, user_id) WHERE (user_id IS NOT NULL);
 
+CREATE UNIQUE INDEX idx_vapid_keys_current ON public.vapid_keys USING btree (state) WHERE (state = 'current'::text);
+
 CREATE INDEX idx_websocket_connections_user ON public.websocket_connections USING btree (tenant_id, user_id, opened_at);
 
 CREATE INDEX idx_ws_tickets_age ON public.ws_tickets USING btree (expires_at);
@@ -590,6 +669,12 @@ ALTER TABLE ONLY public.address_verifications
 
 ALTER TABLE ONLY public.delivery_attempts
     ADD CONSTRAINT delivery_attempts_tenant_id_delivery_id_fkey FOREIGN KEY (tenant_id, delivery_id) REFERENCES public.notification_deliveries(tenant_id, id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.push_sends
+    ADD CONSTRAINT push_sends_tenant_id_delivery_id_fkey FOREIGN KEY (tenant_id, delivery_id) REFERENCES public.notification_deliveries(tenant_id, id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.push_subscriptions
+    ADD CONSTRAINT push_subscriptions_vapid_key_id_fkey FOREIGN KEY (vapid_key_id) REFERENCES public.vapid_keys(id);
 
 ALTER TABLE ONLY public.recipient_addresses
     ADD CONSTRAINT recipient_addresses_tenant_id_user_id_fkey FOREIGN KEY (tenant_id, user_id) REFERENCES public.recipients(tenant_id, user_id) ON DELETE CASCADE;
