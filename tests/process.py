@@ -72,7 +72,7 @@ class ServiceProcess:
     One process (with `--workers`: one supervisor and its children), for as long as the context lasts.
 
     settings: its whole environment, besides PATH, HOME and the form of the log. entry: what Python runs.
-    processes: of the role web, that must be ready.
+    processes: that must be ready, of this role.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class ServiceProcess:
         settings: Mapping[str, str],
         entry: Sequence[str] = ("-m", "app", "serve", "--port", "0"),
         processes: int = 1,
+        role: str = "web",
     ) -> None:
         self._command = [sys.executable, *entry, *arguments]
         inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
@@ -88,6 +89,7 @@ class ServiceProcess:
         self._folder = TemporaryDirectory(prefix="carillon-process-")
         self._process: asyncio.subprocess.Process | None = None
         self._processes = processes
+        self._role = role
         self.port = 0
 
     @property
@@ -139,7 +141,8 @@ class ServiceProcess:
                 await asyncio.sleep(0.02)
 
     def _is_ready(self, log: str) -> bool:
-        ready = [event for event in _events(log) if event.get("event") == "ready" and "web" in event["roles"]]
+        events = _events(log)
+        ready = [event for event in events if event.get("event") == "ready" and self._role in event["roles"]]
         if len(ready) < self._processes:
             return False
         self.port = ready[0]["port"]
@@ -292,10 +295,11 @@ async def nodes(
     redis: RedisServer | None = None,
     allow_faults: bool = False,
     entry: Sequence[str] | None = None,
+    role: str | None = None,
     **settings: str,
 ) -> AsyncIterator[list[Node]]:
     """
-    Several processes on one database, and on one Redis where there is one.
+    Several processes on one database, and on one Redis where there is one. role: all that they do; None: everything.
 
     A node that has logged an error fails the test at its end, unless faults are what the test is about.
     """
@@ -308,8 +312,10 @@ async def nodes(
     if redis is not None:
         given["REDIS_URL"] = redis.url
     options: dict[str, Any] = {} if entry is None else {"entry": entry}
+    if role is not None:
+        given["CARILLON_ROLES"] = options["role"] = role
     started = [
-        Node(settings={**given, "CARILLON_NODE": f"node-{number}", **settings}, **options)
+        Node(settings={**given, "CARILLON_NODE": f"{role or 'node'}-{number}", **settings}, **options)
         for number in range(count)
     ]
     try:
