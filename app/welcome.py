@@ -8,6 +8,7 @@ from datetime import timedelta
 from app.console import LOOPBACK
 from app.own_tokens import own_token
 from app.settings import Settings
+from delivery.sandbox import BANNER
 
 #: How long the printed token lives.
 TOKEN_LIFE = timedelta(hours=12)
@@ -19,6 +20,8 @@ def welcome(settings: Settings, port: int, notices: Sequence[str]) -> str:
     lines = ["", f"  Carillon is ringing at {url}", ""]
     if settings.process.host not in LOOPBACK:
         notices = [*notices, "other machines reach this port; CARILLON_ENV=production is for where they may"]
+    if settings.sandbox.is_on:
+        notices = [BANNER, *notices]
     lines += [f"  note: {notice}" for notice in notices]
     secret = settings.secrets.jwt_secret_key
     if secret is None:

@@ -21,10 +21,12 @@ class RetrySettings:
 
     attempts: int = 5  # that may end in RETRY before a delivery is a dead letter
     retry_base: timedelta = timedelta(seconds=30)  # the longest first wait; it doubles
-    retry_cap: timedelta = timedelta(minutes=15)
+    retry_cap: timedelta = timedelta(minutes=15)  # the longest wait before a retry
     deferrals: int = 5  # that a provider may ask for before a delivery is a dead letter
-    defer_base: timedelta = timedelta(minutes=5)
-    defer_cap: timedelta = timedelta(minutes=60)
+    defer_base: timedelta = timedelta(
+        minutes=5
+    )  # the longest first wait, when a provider needs longer; it doubles
+    defer_cap: timedelta = timedelta(minutes=60)  # the longest wait of those
     halt_wait: timedelta = timedelta(minutes=1)  # between two looks at an account that an operator must mend
     reconcile_after: timedelta = timedelta(
         minutes=10
@@ -101,7 +103,8 @@ def conclude(
         case Fallback():
             instead = settings.fallbacks().get(claimed.channel)
             dead = _dead_because(claimed) if outcome.address_is_dead else None
-            if instead is None or claimed.kind == "event":
+            # What was put in place of the notification, words or an address, is for this channel alone.
+            if instead is None or claimed.kind == "event" or claimed.edited is not None:
                 return _dead(outcome, outcome.reason, dead_because=dead)
             return Conclusion(
                 state="suppressed",

@@ -396,7 +396,8 @@ async def _attempts(
     found: dict[UUID, list[dict[str, Any]]] = {delivery_id: [] for delivery_id in delivery_ids}
     for row in await connection.fetch(SQL["attempts"], tenant_id, delivery_ids):
         attempt = dict(row)
-        attempt["gates"] = msgspec.json.decode(attempt["gates"] or "[]")
+        gates = msgspec.json.decode(attempt["gates"] or "[]")
+        attempt["gates"] = [{"until": None, **gate} for gate in gates]
         found[attempt.pop("delivery_id")].append(attempt)
     return found
 

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from app.api.auth import InsufficientScope
 from app.api.models import Answer
 from app.api.operation import Call, answer
+from delivery.sandbox import BANNER
 
 
 class Alive(Answer):
@@ -25,6 +26,7 @@ class HealthAnswer(Answer):
     status: Literal["ok", "degraded", "unavailable"]
     checks: dict[str, str] = Field(description="By name: ok, or a word that says what is wrong.")
     version: str
+    notice: str | None = Field(description="Of a sandbox: that it is one.")
 
 
 class NodeAnswer(Answer):
@@ -52,8 +54,12 @@ class WebSocketStatus(Answer):
 async def health(call: Call) -> Response:
     """200 when requests can be served, 503 when not. `degraded`: everything arrives, later than promised."""
     report = await call.services.health.report()
+    services = call.services
     found = HealthAnswer(
-        status=report.status, checks=dict(report.findings), version=call.services.settings.version
+        status=report.status,
+        checks=dict(report.findings),
+        version=services.settings.version,
+        notice=BANNER if services.delivery.is_sandbox else None,
     )
     return answer(found, 503 if report.status == "unavailable" else 200)
 

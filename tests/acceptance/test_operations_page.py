@@ -47,7 +47,7 @@ async def test_the_statements_for_operators_run(database):
         after = await connection.fetchval("SELECT envelope_key FROM cluster")
     finally:
         await connection.close()
-    assert len(statements) == 2
+    assert len(statements) == 4
     assert held == "hospital"
     assert after != before
 
