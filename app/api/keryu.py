@@ -437,12 +437,12 @@ def operations() -> tuple[Operation, ...]:
             problems=_KEYED,
             examples={
                 "an alert": {
-                    "subject_id": "5b3c8b1e-0d55-4c5e-9f0a-5a3f4a5b6c7d",
+                    "subject_id": "ada",
                     "template_id": "notification_alert",
                     "variables": ["Ada", "Fever", "38.9 °C at 14:05", "Please call back."],
                 },
                 "a text": {
-                    "subject_id": "5b3c8b1e-0d55-4c5e-9f0a-5a3f4a5b6c7d",
+                    "subject_id": "ada",
                     "message_template": "{{1}} is late by {{2}} minutes.",
                     "variables": {"1": "Bus 7", "2": "12"},
                 },

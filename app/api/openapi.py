@@ -155,7 +155,7 @@ def _parameters(operation: Operation, queries: Mapping[type[BaseModel], Schema])
                 "name": name,
                 "in": "query",
                 "required": name in described.get("required", ()),
-                "schema": _without_null(schema),
+                "schema": _bounded(_without_null(schema)),
             }
 
 
@@ -166,6 +166,14 @@ def _without_null(schema: Schema) -> Schema:
         return schema
     rest = {name: value for name, value in schema.items() if name not in {"anyOf", "default"}}
     return {**rest, **arms[0]}
+
+
+#: What pydantic calls the bounds of a number that is read from text, and JSON Schema does.
+_BOUNDS = {"ge": "minimum", "le": "maximum"}
+
+
+def _bounded(schema: Schema) -> Schema:
+    return {_BOUNDS.get(name, name): value for name, value in schema.items()}
 
 
 def problems_of(operation: Operation) -> list[str]:

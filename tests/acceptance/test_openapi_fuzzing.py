@@ -31,6 +31,11 @@ MEANING = [
     "/api/v1/webhooks",
     "/api/v1/webhooks/{webhook_id}",
     "/internal/broadcast",
+    "/api/notifications/create/",
+    "/api/subjects/create/",
+    "/api/subjects/{subject_id}/update/",
+    "/api/monitoring/notifications/alerts",
+    "/api/monitoring/notifications/test",
 ]
 
 CONFIG = """

@@ -20,7 +20,7 @@ from core.notification import DELIVERY_CHANNELS
 from core.streams import StreamKey
 from hub import disconnect, frames, protocol
 from hub.history import Entry
-from tests.api import Edge, admin, person, service
+from tests.api import TENANT, Edge, admin, person, service
 
 DOCUMENT = document(everything(), version="test")
 EXAMPLES = [
@@ -62,6 +62,22 @@ def test_bodies_are_closed() -> None:
             assert DOCUMENT["components"]["schemas"][operation.body.__name__]["additionalProperties"] is False
 
 
+def test_the_bounds_of_a_number_in_a_query_string_are_told() -> None:
+    [limit] = [
+        one
+        for one in DOCUMENT["paths"]["/api/v1/notifications"]["get"]["parameters"]
+        if one["name"] == "limit"
+    ]
+
+    assert limit["schema"] == {
+        "title": "Limit",
+        "type": "integer",
+        "default": 50,
+        "minimum": 1,
+        "maximum": 500,
+    }
+
+
 def test_every_path_parameter_is_used() -> None:
     used = {name for operation in everything() for name in re.findall(r"\{(\w+)", operation.path)}
 
@@ -76,6 +92,7 @@ def test_the_closed_sets_of_the_models_are_those_of_the_rules() -> None:
 @pytest.mark.parametrize(("operation", "example"), EXAMPLES)
 async def test_every_example_works(edge: Edge, operation: Operation, example: Any) -> None:
     one = await edge.submit("ada")
+    await edge.services.delivery.recipients.put(TENANT, "ada", {"name": "Ada"}, "test")
     caller = (
         person() if "oneself" in str(operation.examples.keys()) and "recipients" not in example else admin()
     )
@@ -83,7 +100,9 @@ async def test_every_example_works(edge: Edge, operation: Operation, example: An
         caller = person()
 
     answer = await edge.client(caller).request(
-        operation.method, operation.path.replace("{notification_id:uuid}", one), json=example
+        operation.method,
+        operation.path.replace("{notification_id:uuid}", one).replace("{subject_id}", "ada"),
+        json=example,
     )
 
     assert answer.status_code in operation.answers, answer.text
