@@ -40,7 +40,7 @@ class Inbound:
     """
     One thing that somebody sent us. Who it is, only their address says.
 
-    address: as delivery.addresses normalises it. provider_id: by which it is known when it comes again. payload: of
+    address: as the provider writes it. provider_id: by which it is known when it comes again. payload: of
     the button, as whoever made the template has named it. answers: how the provider calls the message that it
     answers. link: a token that ties the address to a person.
     """

@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
-from delivery.addresses import normalise
 from delivery.inbound import Inbound, Report, Told
 from delivery.receipts import Receipt, ReportedState
-from delivery.reports.reading import members, moment, name, text
+from delivery.reports.reading import members, moment, name, number, text
 
 PROVIDER = "meta"
 
@@ -69,7 +68,7 @@ def _receipt(status: Mapping[str, Any], delivery_of: ReadToken) -> Receipt | Non
 
 
 def _message(message: Mapping[str, Any]) -> Inbound | None:
-    ref, address = name(message, "id"), _address(text(message, "from"))
+    ref, address = name(message, "id"), number(f"+{text(message, 'from')}")
     if not ref or address is None:
         return None
     told, words, payload = _said(message)
@@ -104,7 +103,7 @@ def _said(message: Mapping[str, Any]) -> tuple[Told, str, str | None]:
 
 def _preference(said: Mapping[str, Any]) -> Inbound | None:
     """Somebody has stopped or resumed the sender's marketing in the app."""
-    address, told = _address(text(said, "wa_id")), _PREFERENCES.get(text(said, "value") or "")
+    address, told = number(f"+{text(said, 'wa_id')}"), _PREFERENCES.get(text(said, "value") or "")
     at = said.get("timestamp")
     if address is None or told is None:
         return None
@@ -116,10 +115,3 @@ def _preference(said: Mapping[str, Any]) -> Inbound | None:
         told=told,
         occurred_at=moment(at),
     )
-
-
-def _address(digits: str | None) -> str | None:
-    try:
-        return normalise("whatsapp", f"+{digits}", None)
-    except ValueError:
-        return None

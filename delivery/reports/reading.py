@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
+
+_NUMBER = re.compile(r"\+[1-9][0-9]{5,14}", re.ASCII)
 
 #: Of an id, a status or a code; real ones have less than half of it.
 _LONGEST_NAME = 512
@@ -30,6 +33,11 @@ def name(value: Mapping[str, Any], member: str) -> str | None:
     """What a provider calls something: a short text that is not empty."""
     found = text(value, member)
     return found if found and len(found) <= _LONGEST_NAME else None
+
+
+def number(text: str) -> str | None:
+    """A phone number with its + (E.164); None for a short code or a name."""
+    return text if _NUMBER.fullmatch(text) else None
 
 
 def moment(value: Any) -> datetime | None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID
 
-from delivery.addresses import normalise
 from delivery.inbound import Inbound, Report, Told
 from delivery.receipts import Receipt, ReportedState
-from delivery.reports.reading import name
+from delivery.reports.reading import name, number
 
 PROVIDER = "twilio"
 
@@ -54,13 +53,10 @@ def status(form: Mapping[str, str], delivery: tuple[str, UUID] | None) -> Report
 def inbound(form: Mapping[str, str]) -> Report:
     """An incoming message, by SMS or WhatsApp. One from no number (a short code, a name) is nobody's."""
     sid, sender = _sid(form), form.get("From", "")
-    scheme, _, number = sender.rpartition(":")
+    scheme, _, caller = sender.rpartition(":")
     channel = "whatsapp" if scheme == "whatsapp" else "sms"
-    try:
-        address = normalise(channel, number, None)
-    except ValueError:
-        return Report()
-    if not sid:
+    address = number(caller)
+    if sid is None or address is None:
         return Report()
     payload = form.get("ButtonPayload")
     message = Inbound(
