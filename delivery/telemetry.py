@@ -168,7 +168,7 @@ class DeliveryEvents:
 
     def failed(self, error: str) -> None:
         self.counts.failures += 1
-        log.error("NOTIFY_WORKER_ERROR", error=error)
+        log.warning("NOTIFY_WORKER_ERROR", error=error)
 
     def stopped(self, attempted: int) -> None:
         log.info("NOTIFY_WORKER_DONE", attempted=attempted)
@@ -180,7 +180,7 @@ class DeliveryEvents:
         self.counts.ended[channel, state] += 1
         if state == "undelivered":
             self.counts.failed[Labels(channel, provider, NONE)] += 1
-        names = {"delivered": "NOTIFY_DELIVERED", "read": "NOTIFY_READ", "undelivered": "NOTIFY_SEND_FAIL"}
+        names = {"sent": "NOTIFY_SEND_OK", "delivered": "NOTIFY_DELIVERED", "read": "NOTIFY_READ"}
         log.info(
             names.get(state, "NOTIFY_SEND_FAIL"),
             tenant_id=tenant_id,
@@ -190,9 +190,9 @@ class DeliveryEvents:
             state=state,
         )
 
-    def repeated(self, *, channel: str, provider: str) -> None:
-        """A provider has reported something once more."""
-        log.info("NOTIFY_DUPLICATE", channel=channel, provider=provider)
+    def repeated(self, *, provider: str, reports: int) -> None:
+        """A provider has reported so much once more."""
+        log.info("NOTIFY_DUPLICATE", provider=provider, reports=reports)
 
     def _gate(self, facts: Facts | None, conclusion: Conclusion) -> str | None:
         """The gate that has stopped it. The policy is pure: asked again, it says the same."""

@@ -18,6 +18,8 @@ MEANING = [
     "/api/v1/notifications/{notification_id}",
     "/api/v1/notifications/{notification_id}/snooze",
     "/api/v1/api-keys",
+    "/api/v1/deliveries",
+    "/api/v1/notifications/{notification_id}/deliveries",
     "/api/v1/preferences",
     "/api/v1/preferences/opt-outs",
     "/api/v1/presence",

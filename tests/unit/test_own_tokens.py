@@ -14,6 +14,7 @@ from core.clock import SystemClock
 from core.identity import Verifier
 from core.keys import Key, KeySet
 from core.revocation import Revocations
+from delivery.sandbox import BANNER
 
 SECRET = "a secret of this test, 32 bytes or more"
 
@@ -61,3 +62,10 @@ def test_the_printed_commands_go_where_they_are_served(
         f"{broadcast}/internal/broadcast",
         f"{page}/api/v1/notifications",
     ]
+
+
+def test_a_sandbox_says_on_its_first_page_that_it_is_one() -> None:
+    environment = {"JWT_SECRET_KEY": SECRET, "DELIVERY_MODE": "sandbox"}
+
+    assert f"note: {BANNER}" in welcome(read(environment), 8003, [])
+    assert BANNER not in welcome(read({"JWT_SECRET_KEY": SECRET}), 8003, [])
