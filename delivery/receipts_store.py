@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -36,6 +36,15 @@ _Key: TypeAlias = tuple[str, UUID]  # tenant id, delivery id
 _CLAIMED = tuple(Claimed.__dataclass_fields__)
 
 
+class ReceiptObserver(Protocol):
+    """Who is told what providers report: events of the log, metrics."""
+
+    def reported(
+        self, *, tenant_id: str, delivery_id: UUID, channel: str, provider: str, state: str
+    ) -> None: ...
+    def repeated(self, *, provider: str, reports: int) -> None: ...
+
+
 @dataclass(slots=True)
 class ReceiptStats:
     """Counts since the start; for metrics."""
@@ -55,7 +64,7 @@ class _Done(NamedTuple):
     """What a transaction has done: events that were new, deliveries that moved, deliveries in place of others."""
 
     new: int
-    moved: int = 0
+    moved: Sequence[_Held] = ()
     fallbacks: int = 0
 
 
@@ -90,6 +99,7 @@ class Receipts:
         clock: Clock,
         fallbacks: Mapping[str, str],
         on_fallback: Callable[[], None] = lambda: None,
+        observer: ReceiptObserver | None = None,
     ) -> None:
         """fallbacks: the channel that takes over from each. on_fallback: told when a delivery was written."""
         self.stats = ReceiptStats()
@@ -97,10 +107,11 @@ class Receipts:
         self._clock = clock
         self._fallbacks = fallbacks
         self._on_fallback = on_fallback
+        self._observer = observer
 
     async def record(self, receipts: Sequence[Receipt]) -> int:
         """
-        Keep these reports and act on them; how many are new. It is durable when this returns, and doing it again
+        Keep these reports of one provider and act on them; how many are new. It is durable when this returns, and doing it again
         changes nothing.
 
         Raises ServiceError (unavailable): some may be kept; let the provider send all of them again.
@@ -109,7 +120,10 @@ class Receipts:
         for batch in _batches(await self._located(receipts)):
             new += await self._record(batch)
         self.stats.received += len(receipts)
-        self.stats.repeated += len(receipts) - new
+        repeated = len(receipts) - new
+        self.stats.repeated += repeated
+        if repeated and self._observer is not None:
+            self._observer.repeated(provider=receipts[0].provider, reports=repeated)
         return new
 
     async def _located(self, receipts: Sequence[Receipt]) -> list[_Located]:
@@ -125,10 +139,22 @@ class Receipts:
     async def _record(self, batch: Sequence[_Located]) -> int:
         done = await self._applied(batch)
         self.stats.unmatched += sum(one.delivery is None for one in batch)
-        self.stats.moved += done.moved
+        self.stats.moved += len(done.moved)
+        for held in done.moved:
+            self._tell(held)
         if done.fallbacks:
             self._on_fallback()
         return done.new
+
+    def _tell(self, held: _Held) -> None:
+        if self._observer is not None and held.receipt is not None:
+            self._observer.reported(
+                tenant_id=held.claimed.tenant_id,
+                delivery_id=held.claimed.id,
+                channel=held.claimed.channel,
+                provider=held.receipt.provider,
+                state=held.state,
+            )
 
     async def _applied(self, batch: Sequence[_Located]) -> _Done:
         """In a transaction; again where it met another in a circle, and PostgreSQL chose this one to give way."""
@@ -162,7 +188,7 @@ class Receipts:
         if moved:
             await connection.execute(SQL["move"], *_columns(map(_moved_row, moved)))
         await emit(connection, events)
-        return _Done(len(rows), len(moved), fallbacks)
+        return _Done(len(rows), moved, fallbacks)
 
     async def _lock(self, connection: Connection, news: Sequence[tuple[Receipt, _Key]]) -> dict[_Key, _Held]:
         rows = await connection.fetch(
@@ -194,6 +220,8 @@ class Receipts:
 
     async def _fall_back(self, connection: Connection, one: _Held) -> bool:
         instead = self._fallbacks.get(one.claimed.channel)
+        if one.claimed.edited is not None:  # its words, or its address, are for this channel alone
+            return False
         return instead is not None and await fall_back(connection, one.claimed, instead)
 
 

@@ -107,6 +107,12 @@ def test_what_cannot_reach_the_person_falls_back_to_the_next_channel() -> None:
     assert concluded(Fallback(reason="no"), channel="sms").state == "failed"
 
 
+def test_what_was_put_in_place_of_a_notification_goes_by_no_other_channel() -> None:
+    conclusion = concluded(Fallback(reason="not on WhatsApp"), channel="whatsapp", edited=b"sealed")
+
+    assert (conclusion.state, conclusion.fallback) == ("failed", None)
+
+
 def test_who_has_stopped_us_is_remembered() -> None:
     conclusion = concluded(Suppress(reason="STOP", code="21610"))
 
