@@ -179,7 +179,9 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     node.start()
     stack.push_async_callback(node.close)
     await feed.read()
-    ways = await open_channels(settings, database, vault, http, clock, wake, stack)
+    events, depth = DeliveryEvents(clock), QueueDepth(Accounts(database), clock)
+    metrics.read_deliveries(events, depth.read)
+    ways = await open_channels(settings, database, vault, http, clock, wake, stack, events)
     ingest = Ingest(database, hub, clock, settings.ingest, wake=wake)
     await ingest.start()
     stack.push_async_callback(ingest.close)
@@ -191,9 +193,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         _watch_jobs(metrics, jobs)
 
     if "worker" in settings.process.roles:
-        events, depth = DeliveryEvents(clock), QueueDepth(Accounts(database), clock)
         at_work.append(worker(settings, database, vault, ways, events, clock))
-        metrics.read_deliveries(events, depth.read)
         _go_on(stack, depth.run())
         _go_on(stack, at_work[0].run())
 
@@ -211,6 +211,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         hooks=given,
         telegram_webhook=TelegramWebhook(settings.telegram, given, http),
         retries=settings.retries,
+        events=events,
         channels=ways,
         wake=wake,
         is_sandbox=settings.sandbox.is_on,
@@ -291,13 +292,14 @@ async def open_channels(
     clock: SystemClock,
     wake: Callable[[], None],
     stack: AsyncExitStack,
+    events: DeliveryEvents | None = None,
 ) -> Mapping[str, Channel]:
     """
     The channels of this process.
 
     Raises BadSetting for a sandbox on a database of a production.
     """
-    receipts = Receipts(database, clock, settings.retries.fallbacks(), wake)
+    receipts = Receipts(database, clock, settings.retries.fallbacks(), wake, events)
 
     async def report(one: SimulatedReceipt) -> None:
         receipt = Receipt(

@@ -25,6 +25,7 @@ from delivery.recipients_store import Recipients, RecipientSettings
 from delivery.routing import OUR_ROUTES, AlertSettings, Routes
 from delivery.sandbox import SandboxMessages
 from delivery.telegram_links_store import TelegramLinks
+from delivery.telemetry import DeliveryEvents
 from delivery.tenants_store import Tenants
 from delivery.unsubscribe import Unsubscribing
 from delivery.verification_store import Verifications, VerificationSettings
@@ -81,6 +82,7 @@ def delivering(
     hooks: Hooks | None = None,
     telegram_webhook: TelegramWebhook | None = None,
     retries: RetrySettings | None = None,
+    events: DeliveryEvents | None = None,
     channels: Mapping[str, Channel] | None = None,
     broadcasts: BroadcastSettings | None = None,
     wake: Callable[[], None] = lambda: None,
@@ -101,7 +103,7 @@ def delivering(
         recipients=recipients,
         verifications=Verifications(database, vault, recipients, publisher, codes),
         endpoints=Endpoints(database, vault, clock),
-        receipts=Receipts(database, clock, (retries or RetrySettings()).fallbacks(), wake),
+        receipts=Receipts(database, clock, (retries or RetrySettings()).fallbacks(), wake, events),
         inbound=InboundMessages(database, vault, recipients, telegram_links, clock),
         telegram_links=telegram_links,
         hooks=hooks or Hooks(),

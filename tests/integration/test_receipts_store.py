@@ -362,3 +362,27 @@ def test_five_times_each_event_in_any_order_and_grouping_is_one_row_and_one_end(
     assert [RANKS[state] for state in seen] == sorted(RANKS[state] for state in seen)
     rows = runner.run(world.rows("SELECT status FROM provider_events WHERE delivery_id = $1", delivery_id))
     assert sorted(row["status"] for row in rows) == sorted(reported)
+
+
+# --- who watches ---
+
+
+async def test_who_watches_is_told_what_moved_and_what_was_said_again(world: World) -> None:
+    told: list[tuple[str, ...]] = []
+
+    class Watching:
+        def reported(
+            self, *, tenant_id: str, delivery_id: UUID, channel: str, provider: str, state: str
+        ) -> None:
+            told.append((channel, provider, state))
+
+        def repeated(self, *, provider: str, reports: int) -> None:
+            told.append((provider, str(reports)))
+
+    delivery_id = await world.delivery()
+    receipts = Receipts(world.database, SystemClock(), {}, observer=Watching())
+
+    for _ in range(2):
+        await receipts.record([report("sent", delivery_id), report("delivered", delivery_id)])
+
+    assert told == [("sms", "twilio", "delivered"), ("twilio", "2")]

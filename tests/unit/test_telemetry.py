@@ -169,7 +169,7 @@ def test_the_worker_and_what_providers_report_have_their_events() -> None:
         events.stopped(7)
         for state in ("delivered", "read", "undelivered"):
             events.reported(**about, state=state)
-        events.repeated(channel="sms", provider="twilio")
+        events.repeated(provider="twilio", reports=1)
         queued(Publication("school", CONTENT, b"", [], Users.of("ada", "bob")))
         queued(Publication("school", structs.replace(CONTENT, channels=["in_app"]), b"", [], Everyone()))
 
