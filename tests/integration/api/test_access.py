@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
@@ -12,7 +13,8 @@ import pytest
 from app.api.operation import Operation
 from app.api.routes import everything, internal, public, watching
 from core.ids import uuid7
-from tests.api import OTHER_TENANT, Edge, admin, person, service, token
+from delivery.unsubscribe import Subscription, make_token
+from tests.api import OTHER_TENANT, TENANT, Edge, admin, person, service, token
 
 OPERATIONS = [operation for operation in everything() if operation.path != "/api/v1/events"]
 PROTECTED = [operation for operation in OPERATIONS if operation.scopes is not None]
@@ -48,9 +50,10 @@ def path(operation: Operation, **values: str) -> str:
         "{channel:path}": "news",
         "{key_id}": values.get("key_id", "0123456789abcdef"),
         "{asset}": "docs.js",
+        "{token}": values.get("token", "AAAA"),
     }.items():
         filled = filled.replace(part, value)
-    return filled
+    return re.sub(r"\{\w+:uuid\}", str(uuid7()), filled)
 
 
 def body(operation: Operation) -> Any:
@@ -65,7 +68,18 @@ async def call(
         given = {**given, **changed}
     if operation.path == "/api/v1/presence":
         return await client.request(operation.method, path(operation), params={"user_id": "ada"})
+    if name(operation) == "DELETE /api/v1/preferences/opt-outs":
+        return await client.delete(path(operation), params={"scope": "all"})
     return await client.request(operation.method, path(operation, **values), json=given)
+
+
+async def unsubscribe_token(edge: Edge) -> str:
+    """Of the link in a mail that somebody got."""
+    await edge.rows("INSERT INTO recipients (tenant_id, user_id) VALUES ($1, 'ada')", TENANT)
+    subscription = Subscription(
+        tenant_id=TENANT, user_id="ada", channel="email", notification_type="iep_update", version=1
+    )
+    return make_token(edge.services.delivery.vault, subscription)
 
 
 def told(answer: httpx.Response) -> dict[str, Any]:
@@ -118,10 +132,17 @@ async def test_whoever_may_is_served_as_the_description_says(edge: Edge, operati
     caller = person() if operation.tag in ("inbox", "topics") or "self" in operation.summary else admin()
     if operation.path.endswith("/mute"):
         await edge.client(caller).put("/api/v1/topics/news/follow")
+    if operation.path == "/api/v1/preferences/opt-outs":
+        await edge.client(caller).post(operation.path, json={"scope": "all"})
     targets = {"user_id": "ada"} if name(operation) == "POST /api/v1/notifications" else None
 
     served = await call(
-        edge.client(caller), operation, targets, notification_id=one, key_id=made.json()["id"]
+        edge.client(caller),
+        operation,
+        targets,
+        notification_id=one,
+        key_id=made.json()["id"],
+        token=await unsubscribe_token(edge) if "{token}" in operation.path else "",
     )
 
     assert served.status_code in operation.answers, served.text
