@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import socket
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -447,7 +448,13 @@ def _fill(struct: type[S], given: Mapping[str, str], **known: Any) -> S:
     try:
         return struct(**values)
     except ValueError as error:
-        raise BadSetting(used or f"{section.prefix}*", str(error)) from None
+        raise _bad(used or f"{section.prefix}*", str(error)) from None
+
+
+def _bad(name: str, problem: str) -> BadSetting:
+    """name: of a variable of the struct that was refused; a sentence that begins with another blames that one."""
+    blamed = re.match(r"([A-Z][A-Z0-9]*_[A-Z0-9_]+):? (.+)", problem, re.DOTALL)
+    return BadSetting(blamed[1], blamed[2]) if blamed else BadSetting(name, problem)
 
 
 def _parse(kind: Any, text: str) -> Any:

@@ -35,7 +35,7 @@ class TwilioSettings:
 
     def __post_init__(self) -> None:
         if (self.account_sid is None) != (self.auth_token is None):
-            raise ValueError("TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN are given together")
+            raise ValueError("TWILIO_ACCOUNT_SID needs TWILIO_AUTH_TOKEN beside it, and the other way round")
         for sid in (self.account_sid, self.messaging_service_sid):
             if sid is not None and not _SID.fullmatch(sid):
                 raise ValueError("a SID of Twilio's has letters and digits only")

@@ -79,7 +79,9 @@ class WhatsAppSettings:
 
     def __post_init__(self) -> None:
         if (self.phone_number_id is None) != (self.access_token is None):
-            raise ValueError("WHATSAPP_PHONE_NUMBER_ID and WHATSAPP_ACCESS_TOKEN are given together")
+            raise ValueError(
+                "WHATSAPP_PHONE_NUMBER_ID needs WHATSAPP_ACCESS_TOKEN beside it, and the other way round"
+            )
         if self.phone_number_id is not None and not (
             self.phone_number_id.isascii() and self.phone_number_id.isdigit()
         ):
