@@ -78,6 +78,10 @@ class SmtpServer:
     def open_connections(self) -> int:
         return len(self._open)
 
+    def newest(self) -> asyncio.BaseTransport | None:
+        """Our end of the connection that was made last."""
+        return max(self._open, key=lambda conversation: conversation.number).transport
+
     async def start(self) -> None:
         """On the port it had before, if it was stopped in between."""
         self._server = await asyncio.get_running_loop().create_server(
@@ -158,7 +162,7 @@ class SmtpServer:
         self, server: SMTP, session: Session, envelope: Envelope, mechanism: str, data: Any
     ) -> AuthResult:
         given = (data.login.decode(), data.password.decode()) if isinstance(data, LoginPassword) else None
-        return AuthResult(success=given == self._credentials, handled=False)
+        return AuthResult(success=given == self._credentials, handled=False, auth_data=data)
 
     async def handle_DATA(self, server: _Conversation, session: Session, envelope: Envelope) -> str:  # noqa: N802  # aiosmtpd's name
         assert envelope.mail_from is not None
@@ -219,11 +223,12 @@ class _Conversation(SMTP):
 
     def cut(self, *, is_reset: bool = True) -> None:
         """Close; is_reset: with RST."""
+        self._server.ended(self)  # a TLS handshake that failed tells nobody of its end
         transport = self._original_transport or self.transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             return
         raw = transport.get_extra_info("socket")
-        if is_reset and raw is not None and raw.fileno() >= 0:
+        if is_reset and raw is not None:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         cast(asyncio.Transport, transport).abort()  # uvloop's are no asyncio.Transport
 
