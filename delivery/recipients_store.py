@@ -35,6 +35,9 @@ FIELDS = ("name", "locale", "timezone", "is_active", "preferences")
 
 _SECRET_BYTES = 32
 
+#: Of a transaction that locks many people, and may have to give way to another that does.
+_TRIES = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipientSettings:
@@ -217,8 +220,16 @@ class Recipients:
 
         Raises ServiceError (conflict) for too many addresses of one person.
         """
-        async with self._database.transaction() as connection:
-            await self.introduce_in(connection, tenant_id, people, actor, verified=verified)
+        for _ in range(_TRIES):
+            try:
+                async with self._database.transaction() as connection:
+                    await self.introduce_in(connection, tenant_id, people, actor, verified=verified)
+            except (
+                asyncpg.exceptions.TransactionRollbackError
+            ):  # a deadlock with a worker that pauses addresses
+                continue
+            return
+        raise ServiceError("unavailable", "Too much is changing about these people.", retry_after=1)
 
     async def introduce_in(
         self,
