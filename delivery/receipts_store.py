@@ -236,14 +236,12 @@ async def _touch_person(connection: Connection, one: _Held, provider: str, follo
 
 
 def _news(batch: Sequence[_Located], fresh: set[tuple[str, str, str]]) -> list[tuple[Receipt, _Key]]:
-    """The reports that are new and of a delivery. Of one that stands twice, the first was inserted."""
-    news = []
-    for receipt, delivery in batch:
-        key = receipt.provider, receipt.event_id, receipt.status
-        if key in fresh and delivery is not None:
-            news.append((receipt, delivery))
-        fresh.discard(key)
-    return news
+    """The reports that are new and of a delivery; one that stands twice among them climbs no further than once."""
+    return [
+        (receipt, delivery)
+        for receipt, delivery in batch
+        if delivery is not None and (receipt.provider, receipt.event_id, receipt.status) in fresh
+    ]
 
 
 def _batches(located: Iterable[_Located]) -> Iterator[Sequence[_Located]]:

@@ -20,6 +20,7 @@ from core.ids import uuid7
 from core.vault import Vault
 from delivery.endpoints_store import Endpoints, NewEndpoint
 from delivery.outbox import Claimed, Completion, Outbox, Room, complete
+from delivery.preferences_store import Preferences
 from delivery.receipts import RANKS, Effect, Receipt, ReportedState
 from delivery.receipts_store import Receipts
 from delivery.recipients_store import Recipients
@@ -280,6 +281,17 @@ async def test_a_person_who_has_told_the_provider_to_stop_is_left_alone_from_now
 
     [opt_out] = await world.rows("SELECT * FROM opt_outs")
     assert (opt_out["scope"], opt_out["value"], opt_out["reason"]) == ("channel", "sms", "provider")
+
+
+async def test_what_a_person_has_taken_back_is_not_done_again_by_an_old_report(world: World) -> None:
+    delivery_id = await world.delivery()
+    stopped = report("failed", delivery_id, code="21610")
+    await world.receipts.record([stopped])
+    await Preferences(world.database).lift(TENANT, "ada", "channel", "sms", actor="person:ada")
+
+    await world.receipts.record([stopped])
+
+    assert not await world.rows("SELECT FROM opt_outs")
 
 
 async def test_a_failure_that_is_reported_late_takes_the_other_channel_once(world: World) -> None:
