@@ -107,7 +107,12 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     stack.push_async_callback(database.close)
     if settings.production:
         await _refuse_forgetful(database)
-    http = await stack.enter_async_context(aiohttp.ClientSession())
+    # The worker bounds the calls of each provider; no provider's cookie is carried from one person to the next.
+    http = await stack.enter_async_context(
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar(), trust_env=False
+        )
+    )
     vault = Vault(read_keys(settings.secrets.delivery_encryption_keys or ""))
     history = PostgresHistory(database, synchronous_failover=settings.hub.synchronous_failover)
     broker, presence = _fan_out(settings, clock)
