@@ -191,7 +191,8 @@ async def test_several_workers_at_once_write_everybody_once(stores: Stores) -> N
 
     for each in sent:
         assert len(await written(stores, each)) == 60
-        assert (await workers[0].progress(TENANT_ID, each)).deliveries == 60
+        progress = await workers[0].progress(TENANT_ID, each)
+        assert (progress.people, progress.deliveries) == (60, 60)
 
 
 _WORKER = """
