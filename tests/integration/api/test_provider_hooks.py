@@ -39,7 +39,7 @@ HOOKS = Hooks(
     sendgrid_key=MAIL.public_key(),
 )
 BOT = f"/webhooks/telegram/{HOOKS.telegram_path}"
-PHONE, CHAT = "+14155552671", "4242"
+PHONE, CHAT = "+14155552671", "424242424242"
 SECRET_HEADER = "X-Telegram-Bot-Api-Secret-Token"
 
 
@@ -568,3 +568,36 @@ async def test_an_event_that_comes_again_after_a_fault_is_acted_on_once(hooked: 
     await hooked.rows("ALTER TABLE audit_log_away RENAME TO audit_log")
     assert (await twilio(hooked, f"{PUBLIC}/webhooks/twilio/inbound", form)).status_code == 200
     assert len(await hooked.rows("SELECT FROM opt_outs")) == 1
+
+
+async def test_no_number_word_token_or_secret_leaves_by_logs_errors_or_the_audit(
+    hooked: Edge, capfd: pytest.CaptureFixture[str]
+) -> None:
+    canary = "CANARY-8f14"
+    await address(hooked, "whatsapp", PHONE)
+    delivery_id = await delivery(hooked)
+    url = status_url(hooked, delivery_id)
+    link = (await hooked.client(person("bob")).post("/api/v1/telegram/link", json={})).json()["url"]
+    token = link.partition("=")[2]
+    text = json.dumps(of_meta(messages=[meta_message(type="text", text={"body": canary})])).encode()
+
+    answers = [
+        await meta(hooked, text),
+        await meta(hooked, text, meta_signature(text, canary)),
+        await meta(hooked, text[:-1]),
+        await twilio(hooked, url, DELIVERED | {"Body": canary}),
+        await twilio(hooked, url, DELIVERED, canary),
+        await telegram(hooked, telegram_message(f"/start {token}")),
+        await telegram(hooked, telegram_message(canary), canary),
+        await sendgrid(hooked, b"[" + canary.encode()),
+    ]
+    await hooked.rows("ALTER TABLE provider_events RENAME TO gone")
+    answers.append(await twilio(hooked, url, DELIVERED | {"MessageStatus": "read", "Body": canary}))
+
+    assert [answer.status_code for answer in answers] == [204, 401, 400, 204, 401, 204, 401, 400, 500]
+    told = [answer.text + str(answer.headers) for answer in answers]
+    told += [str(tuple(row)) for row in await hooked.rows("SELECT * FROM audit_log")]
+    told += capfd.readouterr()
+    secrets = (canary, PHONE, PHONE[1:], CHAT, token, TWILIO, META, VERIFY, TELEGRAM, url.partition("=")[2])
+    for one in told:
+        assert not any(secret in one for secret in secrets)
