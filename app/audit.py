@@ -37,9 +37,10 @@ async def _verify(audit: Audit, tenant: str | None, anchors: Mapping[str, Head])
     broken = 0
     tenants = [tenant] if tenant is not None else sorted({*await audit.tenants(), *anchors})
     for name in tenants:
+        head = await audit.head(name) or Head(0, b"")  # before, so that what is printed was looked at
         bad = await audit.verify(name, anchors.get(name))
         if bad is None:
-            print(f"{name} {await audit.head(name) or Head(0, b'')}")
+            print(f"{name} {head}")
         else:
             broken += 1
             print(f"carillon: {name}: row {bad} is not what was written", file=sys.stderr)

@@ -72,7 +72,7 @@ async def verify(call: Call) -> Response:
     verify` does the same for all tenants.
     """
     audit, tenant_id = call.services.delivery.audit, call.identity.tenant_id
-    bad, head = await audit.verify(tenant_id), await audit.head(tenant_id)
+    head, bad = await audit.head(tenant_id), await audit.verify(tenant_id)
     return answer(Verified(intact=bad is None, first_bad_seq=bad, head=None if head is None else str(head)))
 
 
