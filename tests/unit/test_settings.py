@@ -25,6 +25,8 @@ PRODUCTION = {
         ("DATABASE_URL", "sqlite:///hub.db"),
         ("HUB_CHANNELS", "{"),
         ("HUB_CHANNELS", '{"doc": {"publish": "anybody"}}'),
+        ("EMAIL_FROM", "Hub <hub@example.org>"),
+        ("EMAIL_RATE", "0"),
         ("HUB_AUDIT_BATCH", "0"),
         ("HUB_AUDIT_SHARE", "0"),
         ("HUB_DATABASE_CONNECTIONS", "0"),
@@ -45,6 +47,8 @@ PRODUCTION = {
         ("PORT", "65536"),
         ("PORT", "http"),
         ("REDIS_URL", "http://redis"),
+        ("SMTP_HOST", "mail.example"),  # without EMAIL_FROM
+        ("SMTP_TLS", "maybe"),
         ("TELEGRAM_CHAT_ID", "me"),
         ("WHATSAPP_TO", "0788123456"),  # of no country
     ],
@@ -63,6 +67,7 @@ def test_a_value_that_cannot_be_used_stops_the_start_by_name(name: str, value: s
         ({"JWT_SECRET_KEY": ""}, "JWT_SECRET_KEY"),
         ({"JWT_SECRET_KEY": "short"}, "JWT_SECRET_KEY"),
         ({"DATABASE_URL": ""}, "DATABASE_URL"),
+        ({"DELIVERY_WEBHOOK_PRIVATE": "on"}, "DELIVERY_WEBHOOK_PRIVATE"),
         ({"HUB_FAILPOINTS": "publish"}, "HUB_FAILPOINTS"),
     ],
 )
