@@ -47,7 +47,6 @@ PRODUCTION = {
         ("PORT", "65536"),
         ("PORT", "http"),
         ("REDIS_URL", "http://redis"),
-        ("SMTP_HOST", "mail.example"),  # without EMAIL_FROM
         ("SMTP_TLS", "maybe"),
         ("TELEGRAM_CHAT_ID", "me"),
         ("WHATSAPP_TO", "0788123456"),  # of no country
