@@ -8,7 +8,8 @@ its leases run out, another takes over, and what it says afterwards decides noth
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
@@ -27,7 +28,7 @@ from delivery.channel import PROVIDER_CHANNELS, Address, Channel, Message
 from delivery.conclusion import Conclusion, RetrySettings, conclude, settle
 from delivery.endpoints_store import Endpoints
 from delivery.facts import FactsReader
-from delivery.outbox import Claimed, Completion, Outbox, Room
+from delivery.outbox import CAMPAIGN_LANE, Claimed, Completion, Outbox, Room
 from delivery.policy import Decision, Defer, Drop, Facts, GateRecord, Send, decide
 from delivery.recording import Ended, Recorder
 
@@ -35,6 +36,8 @@ log = structlog.stdlib.get_logger("delivery.worker")
 
 #: With a backlog, a claim is worth its round trip when there is room for so many.
 _WORTHWHILE = 16
+
+_EVERY_CHANNEL: Set[str] = frozenset(PROVIDER_CHANNELS)
 
 _GATES = msgspec.json.Encoder()
 
@@ -166,13 +169,15 @@ class Worker:
         self._random = random
         self._settings = settings or WorkerSettings()
         self._retries = retries or RetrySettings()
-        self._rung = asyncio.Event()
-        self._freed = asyncio.Event()  # something under way has ended
+        self._is_rung = True
+        self._stirred = asyncio.Event()  # somebody has rung, or something under way has ended
+        self._behind: Set[str] = frozenset()  # channels that may have more to do than there was room for
         self._tasks: set[asyncio.Task[None]] = set()
 
     def wake(self) -> None:
         """There is something to do, or there may be."""
-        self._rung.set()
+        self._is_rung = True
+        self._stirred.set()
 
     async def run(self) -> None:
         """Work until cancelled; then finish what is under way."""
@@ -233,39 +238,55 @@ class Worker:
     # --- claiming ---
 
     async def _claim_for_ever(self) -> None:
+        """
+        Look at every channel when somebody has rung, and once per poll. In between claim for those that had more
+        to do than there was room for, as soon as there is room for some.
+        """
         poll = self._settings.poll.total_seconds()
-        backlog = False
+        looked = self._clock.monotonic() - poll
+        left = _EVERY_CHANNEL
         while True:
-            rung = self._rung.is_set()
-            self._rung.clear()
-            self._freed.clear()
-            rooms = self._capacity.rooms(at_least=_WORTHWHILE if backlog and not rung else 1)
-            if not rooms:
-                await _either(self._freed, self._rung, poll)
-                continue
+            self._stirred.clear()
+            now = self._clock.monotonic()
+            if self._is_rung or now - looked >= poll:
+                self._is_rung, looked = False, now
+                rooms, left = self._capacity.rooms(), _EVERY_CHANNEL
+            else:
+                rooms, left = self._capacity.rooms(at_least=_WORTHWHILE), self._behind
+                rooms = [room for room in rooms if room.channel in left]
             try:
-                backlog = await self._claim(rooms) > 0
+                claimed = await self._claim(rooms)
             except ServiceError as error:
                 log.warning("claim_postponed", code=error.code)
                 self._observer.failed(error.code)
                 await self._clock.sleep(poll)
                 continue
-            if not backlog:
-                await _either(self._rung, None, poll)
+            asked = {room.channel for room in rooms if room.last_lane == CAMPAIGN_LANE}
+            self._behind = left - asked | {one.channel for one in claimed}
+            if not claimed:
+                await self._stir(looked + poll - self._clock.monotonic())
 
-    async def _claim(self, rooms: Sequence[Room]) -> int:
-        """Claim what there is room for and begin with it; how many."""
+    async def _stir(self, seconds: float) -> None:
+        """Until somebody rings or something under way has ended, or the time is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stirred.wait()
+
+    async def _claim(self, rooms: Sequence[Room]) -> Sequence[Claimed]:
+        """Claim what there is room for and begin with it."""
+        if not rooms:
+            return ()
         began = self._clock.monotonic()
         claimed = await self._outbox.claim(rooms)
         self.stats.claims += 1
         if not claimed:
-            return 0
+            return ()
         self._observer.claimed(claimed)
         for one in claimed:
             self._capacity.take(one.channel)
             self.stats.orphans += one.is_orphan
         self._spawn(self._attempt(claimed, began))
-        return len(claimed)
+        return claimed
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -274,7 +295,8 @@ class Worker:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._freed.set()
+        if self._behind:
+            self._stirred.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("attempt_failed", exc_info=error)
             self._observer.failed(type(error).__name__)
@@ -536,7 +558,7 @@ class Worker:
         """Write the next page of a broadcast; how many deliveries."""
         written = await self._broadcasts.expand_once()
         if written:
-            self._rung.set()
+            self.wake()
         return written
 
     async def _exchange(self) -> None:
@@ -544,16 +566,6 @@ class Worker:
         if news := self._capacity.news():
             await self._accounts.record(news)
         self._capacity.learn(await self._accounts.load())
-
-
-async def _either(one: asyncio.Event, other: asyncio.Event | None, seconds: float) -> None:
-    """Until one of them happens, or the time is over."""
-    waiting = [asyncio.ensure_future(event.wait()) for event in (one, other) if event is not None]
-    try:
-        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()
 
 
 def _gates(decision: Decision) -> str:

@@ -69,16 +69,16 @@ class Ledger:
 def _fault(name: str) -> Fault:
     match name:
         case "503":
-            return Refuse(503)
+            return Refuse(status=503)
         case "429":
-            return Refuse(429, headers={"Retry-After": "1"})
+            return Refuse(status=429, headers={"Retry-After": "1"})
         case "reset before it is taken" | "reset after it is taken":
             return Reset(taken="after" in name)
         case "hang after it is taken":
             return Hold()
     release = asyncio.Event()
     asyncio.get_running_loop().call_later(SLOW_S, release.set)
-    return Hold(release)
+    return Hold(release=release)
 
 
 class Receiver(ProviderServer):
