@@ -226,6 +226,8 @@ export interface Hub extends Emitter<HubEvents> {
   disconnect(): void;
   /** Ephemeral, to whoever listens now; only while connected. */
   publish(channel: string, data: unknown, options?: Cancellable): Promise<void>;
+  /** Any other call of the REST API as this person: JSON in, JSON out ({} where there is none), HubError for the rest. */
+  request(method: string, path: string, options?: Cancellable & { body?: unknown }): Promise<unknown>;
   /** Where a notification leads, checked, or null. */
   link(notification: Pick<Notification, "action_url">): string | null;
   /** The server's time as well as it is known here, ms since 1970. */

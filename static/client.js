@@ -398,6 +398,9 @@ class Hub extends Emitter {
   /** Where a notification leads, checked, or null. */
   link(notification) { return safeLink(notification.action_url, this.#options.linkOrigins); }
 
+  /** Any other REST call as this person: JSON in, JSON out, HubError for the rest. */
+  request(method, path, { body, signal } = {}) { return this.#rest(method, path, { body, signal }); }
+
   // -- Connection ---------------------------------------------------------------------------------
 
   /** Connect and stay connected. Settles with the first open, or with the reason why there will be none. */
