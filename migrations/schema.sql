@@ -634,6 +634,8 @@ CREATE INDEX idx_push_subscriptions_age ON public.push_subscriptions USING btree
 
 CREATE UNIQUE INDEX idx_push_subscriptions_endpoint ON public.push_subscriptions USING btree (endpoint_hash) WHERE is_active;
 
+CREATE INDEX idx_push_subscriptions_key ON public.push_subscriptions USING btree (vapid_key_id) WHERE is_active;
+
 CREATE INDEX idx_recipient_addresses_lookup ON public.recipient_addresses USING btree (channel, lookup);
 
 CREATE UNIQUE INDEX idx_recipient_addresses_primary ON public.recipient_addresses USING btree (tenant_id, user_id, channel) WHERE is_primary;
