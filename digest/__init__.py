@@ -1,0 +1,1 @@
+"""The digest: one summary per person and local day, at their minute."""

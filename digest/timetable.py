@@ -1,0 +1,159 @@
+"""
+(pure) When a person's next digest is due: local dates and wall times in, instants out.
+
+Days are never added up as 24 hours. A wall time that a clock change skips is due at the first instant after the
+gap; one that comes twice is due the first time; a date that a zone has never had is due not at all, and what
+would have stood in its digest stands in the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+
+_DAY = timedelta(days=1)
+_MIDNIGHT = time(0)
+
+#: Further ahead nobody looks: a weekly digest whose day falls into a skipped date is found two weeks on.
+_HORIZON_DAYS = 16
+
+#: Between two digests to one person when they have moved their zone or their hour (D-7).
+LEAST_GAP = timedelta(hours=12)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timetable:
+    """
+    When digests are wanted.
+
+    times: of the wall clock, sorted, each once; their places are the slots. weekdays: 0 is Monday.
+    """
+
+    times: tuple[time, ...]
+    weekdays: frozenset[int]
+    zone: tzinfo
+
+    def __post_init__(self) -> None:
+        if not self.times or list(self.times) != sorted(set(self.times)):
+            raise ValueError("times must be sorted, and at least one")
+        if not self.weekdays or not self.weekdays <= frozenset(range(7)):
+            raise ValueError("weekdays are 0-6, and at least one")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Run:
+    """
+    One digest that is due. at: UTC. date and slot name it: no two digests of a person have the same ones.
+
+    `date` is the local date it is for, also where a gap over midnight moves it into the next.
+    """
+
+    at: datetime
+    date: date
+    slot: int
+
+
+def instant(day: date, wall: time, zone: tzinfo) -> datetime | None:
+    """
+    When this wall time comes on this date, UTC; None for a date that the zone has never had (Pacific/Apia,
+    2011-12-30).
+
+    zoneinfo does not say that a time is skipped (PEP 495): it is when its instant shows another time.
+    """
+    local = datetime.combine(day, wall, tzinfo=zone)
+    at = local.astimezone(UTC)
+    if at.astimezone(zone).replace(tzinfo=None) == local.replace(tzinfo=None):
+        return at
+    if not exists(day, zone):
+        return None
+    return _gap_end(local)
+
+
+def exists(day: date, zone: tzinfo) -> bool:
+    """Whether the zone has this date at all."""
+    return start(day, zone) < start(day + _DAY, zone)
+
+
+def start(day: date, zone: tzinfo) -> datetime:
+    """The first instant whose local date is `day` or later, UTC. A day begins at 01:00 where 00:00 is skipped."""
+    midnight = datetime.combine(day, _MIDNIGHT, tzinfo=zone)
+    at = midnight.astimezone(UTC)
+    if at.astimezone(zone).replace(tzinfo=None) == midnight.replace(tzinfo=None):
+        return at
+    return _gap_end(midnight)
+
+
+def runs(timetable: Timetable, first: date) -> Iterator[Run]:
+    """Every run from a local date on, in the order of their instants."""
+    day = first
+    while day < date.max - _DAY:
+        if day.weekday() in timetable.weekdays:
+            found = (
+                Run(at, day, slot)
+                for slot, wall in enumerate(timetable.times)
+                if (at := instant(day, wall, timetable.zone)) is not None
+            )
+            # Two slots inside one gap fall together: the first of them stands for both.
+            seen: set[datetime] = set()
+            for run in found:
+                if run.at not in seen:
+                    seen.add(run.at)
+                    yield run
+        day += _DAY
+
+
+def next_run(
+    timetable: Timetable, after: datetime, *, last: Run | None = None, changed: bool = False
+) -> Run | None:
+    """
+    The first run that is due later than `after`; None when there is none within two weeks.
+
+    last: the last digest that went out, or was skipped. changed: the zone, the times or the days are others
+    than those of `last`; then the next one is for a later date than `last` was, and at least 12 h after it.
+
+    after: aware.
+    """
+    today = after.astimezone(timetable.zone).date()
+    # A run may be due on the day after its own date (a gap over midnight), so look one day back.
+    for run in runs(timetable, today - _DAY):
+        if run.date > today + _HORIZON_DAYS * _DAY:
+            return None
+        if run.at <= after:
+            continue
+        if last is not None and (run.date, run.slot) <= (last.date, last.slot):
+            continue
+        if last is not None and changed and (run.date <= last.date or run.at < last.at + LEAST_GAP):
+            continue
+        return run
+    return None
+
+
+def spread(subscription: str, limit: timedelta) -> timedelta:
+    """
+    How much later than its minute this person's digest is begun, so that those who share a minute do not all
+    come at once (D-9): from 0 up to `limit`, always the same for the same person.
+    """
+    number = int.from_bytes(hashlib.sha256(subscription.encode()).digest()[:8])
+    return limit * (number / 2**64)
+
+
+def _gap_end(local: datetime) -> datetime:
+    """
+    The first instant after the gap that this local time lies in, UTC.
+
+    In a gap fold=1 is read by the offset after it, an instant before it, and fold=0 the other way round
+    (PEP 495); the change lies between the two. Offsets change at whole seconds.
+    """
+    before = int(local.replace(fold=1).astimezone(UTC).timestamp())
+    behind = int(local.replace(fold=0).astimezone(UTC).timestamp())
+    zone = local.tzinfo
+    offset = datetime.fromtimestamp(before, zone).utcoffset()
+    while behind - before > 1:
+        middle = (before + behind) // 2
+        if datetime.fromtimestamp(middle, zone).utcoffset() == offset:
+            before = middle
+        else:
+            behind = middle
+    return datetime.fromtimestamp(behind, UTC)
