@@ -39,8 +39,8 @@ UPDATE push_subscriptions s SET is_active = false, ended_because = 'key_retired'
 FROM (
     SELECT tenant_id, id FROM push_subscriptions
     WHERE vapid_key_id = $1 AND is_active LIMIT $2 FOR UPDATE
-) AS some
-WHERE s.tenant_id = some.tenant_id AND s.id = some.id;
+) AS ended
+WHERE s.tenant_id = ended.tenant_id AND s.id = ended.id;
 
 -- name: subscribed
 -- How many browsers each key can reach. No tenant: the keys are the installation's. Leans on idx_push_subscriptions_key.
