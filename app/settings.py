@@ -57,6 +57,7 @@ from hub.presence import PresenceSettings
 from hub.session import SessionSettings
 from hub.target_redis import target
 from hub.transport import WireSettings
+from push.keys import PushSettings, is_local
 
 S = TypeVar("S")
 
@@ -152,6 +153,7 @@ class Settings:
     codes: VerificationSettings
     broadcasts: BroadcastSettings
     sandbox: SandboxSettings
+    push: PushSettings
 
     @property
     def ways(self) -> ChannelSettings:
@@ -244,6 +246,15 @@ SECTIONS = (
     Section(VerificationSettings, "DELIVERY_CODE_"),
     Section(BroadcastSettings, "DELIVERY_BROADCAST_"),
     Section(SandboxSettings, "DELIVERY_"),
+    Section(
+        PushSettings,
+        "PUSH_",
+        {
+            "vapid_public_key": "VAPID_PUBLIC_KEY",
+            "vapid_private_key": "VAPID_PRIVATE_KEY",
+            "vapid_email": "VAPID_EMAIL",
+        },
+    ),
     Section(HookSettings, ""),
     Section(SimulatorSettings, "DELIVERY_SIMULATOR_", {"channels": "DELIVERY_SIMULATE"}),
 )
@@ -273,6 +284,9 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
         raise BadSetting(
             "DELIVERY_WEBHOOK_PRIVATE", "lets strangers reach this network: it is not for production"
         )
+    push = _fill(PushSettings, given)
+    if process.env == "production":
+        _check_push(push)
     alerts = _fill(AlertSettings, given)
     _check_alerts(alerts)
     return Settings(
@@ -302,6 +316,7 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
         codes=_fill(VerificationSettings, given),
         broadcasts=_fill(BroadcastSettings, given),
         sandbox=_fill(SandboxSettings, given),
+        push=push,
         alerts=alerts,
         sms=_fill(SmsSettings, given, twilio=twilio),
         whatsapp=_fill(WhatsAppSettings, given, twilio=twilio),
@@ -384,6 +399,13 @@ def _check_alerts(alerts: AlertSettings) -> None:
             raise BadSetting(names[channel], str(error)) from None
 
 
+def _check_push(push: PushSettings) -> None:
+    if push.subject is not None and is_local(push.subject):
+        raise BadSetting("VAPID_EMAIL", "must be of a public domain in production: Apple refuses any other")
+    if push.resolve:
+        raise BadSetting("PUSH_RESOLVE", "sends messages to other machines: it is not for production")
+
+
 def _check_redis(url: str | None) -> None:
     try:
         target(url or "redis://")
@@ -424,6 +446,8 @@ _ABOVE_ZERO = frozenset(
         "HUB_SCHEDULER_TICK",
         "HUB_SWEEP_INTERVAL",
         "JWKS_REFRESH",
+        "PUSH_BATCH_KEY",
+        "PUSH_TIMEOUT",
     }
 )
 
