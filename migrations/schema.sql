@@ -112,6 +112,62 @@ CREATE TABLE public.delivery_broadcasts (
     CONSTRAINT delivery_broadcasts_state_check CHECK ((state = ANY (ARRAY['running'::text, 'paused'::text, 'cancelled'::text, 'done'::text])))
 );
 
+CREATE TABLE public.digest_runs (
+    tenant_id text NOT NULL,
+    user_id text NOT NULL,
+    local_date date NOT NULL,
+    slot smallint NOT NULL,
+    state text NOT NULL,
+    due_at timestamp with time zone NOT NULL,
+    ran_at timestamp with time zone DEFAULT now() NOT NULL,
+    is_late boolean DEFAULT false NOT NULL,
+    timezone text NOT NULL,
+    after json NOT NULL,
+    until json NOT NULL,
+    total integer DEFAULT 0 NOT NULL,
+    unread integer DEFAULT 0 NOT NULL,
+    content_hash bytea,
+    notification_id uuid,
+    CONSTRAINT digest_runs_check CHECK (((state = 'sent'::text) = (notification_id IS NOT NULL))),
+    CONSTRAINT digest_runs_slot_check CHECK ((slot >= 0)),
+    CONSTRAINT digest_runs_state_check CHECK ((state = ANY (ARRAY['sent'::text, 'skipped_empty'::text, 'skipped_late'::text, 'skipped_weekend'::text, 'failed'::text])))
+);
+
+CREATE TABLE public.digest_subscriptions (
+    tenant_id text NOT NULL,
+    user_id text NOT NULL,
+    is_enabled boolean DEFAULT true NOT NULL,
+    frequency text NOT NULL,
+    delivery_times time without time zone[] NOT NULL,
+    weekly_day smallint,
+    timezone text NOT NULL,
+    exclude_weekends boolean DEFAULT false NOT NULL,
+    include_types text[],
+    exclude_types text[] DEFAULT '{}'::text[] NOT NULL,
+    min_priority text DEFAULT 'low'::text NOT NULL,
+    unread_only boolean DEFAULT false NOT NULL,
+    channels text[] DEFAULT '{in_app,email}'::text[] NOT NULL,
+    next_run_at timestamp with time zone,
+    next_date date,
+    next_slot smallint,
+    last_date date,
+    last_slot smallint,
+    last_due_at timestamp with time zone,
+    positions json DEFAULT '{}'::json NOT NULL,
+    tzdata text NOT NULL,
+    changed_at timestamp with time zone DEFAULT now() NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT digest_subscriptions_check CHECK ((is_enabled OR (next_run_at IS NULL))),
+    CONSTRAINT digest_subscriptions_check1 CHECK ((((next_run_at IS NULL) = (next_date IS NULL)) AND ((next_date IS NULL) = (next_slot IS NULL)))),
+    CONSTRAINT digest_subscriptions_check2 CHECK ((((last_due_at IS NULL) = (last_date IS NULL)) AND ((last_date IS NULL) = (last_slot IS NULL)))),
+    CONSTRAINT digest_subscriptions_delivery_times_check CHECK (((cardinality(delivery_times) >= 1) AND (cardinality(delivery_times) <= 24))),
+    CONSTRAINT digest_subscriptions_frequency_check CHECK ((frequency = ANY (ARRAY['daily'::text, 'weekdays'::text, 'weekly'::text, 'hourly'::text, 'off'::text]))),
+    CONSTRAINT digest_subscriptions_include_types_check CHECK ((cardinality(include_types) > 0)),
+    CONSTRAINT digest_subscriptions_min_priority_check CHECK ((min_priority = ANY (ARRAY['low'::text, 'normal'::text, 'high'::text, 'urgent'::text]))),
+    CONSTRAINT digest_subscriptions_weekly_day_check CHECK (((weekly_day >= 0) AND (weekly_day <= 6)))
+)
+WITH (fillfactor='80');
+
 CREATE TABLE public.idempotency_keys (
     tenant_id text NOT NULL,
     client text NOT NULL,
@@ -300,6 +356,7 @@ CREATE TABLE public.push_sends (
     shown_at timestamp with time zone,
     clicked_at timestamp with time zone,
     closed_at timestamp with time zone,
+    fetched_at timestamp with time zone,
     CONSTRAINT push_sends_outcome_check CHECK ((outcome = ANY (ARRAY['sent'::text, 'gone'::text, 'refused'::text, 'retry'::text, 'unknown'::text, 'too_large'::text])))
 );
 
@@ -421,9 +478,11 @@ CREATE TABLE public.tenant_settings (
     legal_hold boolean DEFAULT false NOT NULL,
     region text,
     unknown_outcome text,
+    weekend_days smallint[],
     CONSTRAINT tenant_settings_region_check CHECK ((region ~ '^[A-Z]{2}$'::text)),
     CONSTRAINT tenant_settings_retention_days_check CHECK ((retention_days > 0)),
-    CONSTRAINT tenant_settings_unknown_outcome_check CHECK ((unknown_outcome = ANY (ARRAY['retry_once'::text, 'give_up'::text])))
+    CONSTRAINT tenant_settings_unknown_outcome_check CHECK ((unknown_outcome = ANY (ARRAY['retry_once'::text, 'give_up'::text]))),
+    CONSTRAINT tenant_settings_weekend_days_check CHECK ((weekend_days <@ '{0,1,2,3,4,5,6}'::smallint[]))
 );
 
 CREATE TABLE public.token_revocations (
@@ -503,6 +562,12 @@ ALTER TABLE ONLY public.delivery_attempts
 
 ALTER TABLE ONLY public.delivery_broadcasts
     ADD CONSTRAINT delivery_broadcasts_pkey PRIMARY KEY (tenant_id, notification_id);
+
+ALTER TABLE ONLY public.digest_runs
+    ADD CONSTRAINT digest_runs_pkey PRIMARY KEY (tenant_id, user_id, local_date, slot);
+
+ALTER TABLE ONLY public.digest_subscriptions
+    ADD CONSTRAINT digest_subscriptions_pkey PRIMARY KEY (tenant_id, user_id);
 
 ALTER TABLE ONLY public.idempotency_keys
     ADD CONSTRAINT idempotency_keys_pkey PRIMARY KEY (tenant_id, client, key);
@@ -589,6 +654,12 @@ CREATE INDEX idx_api_keys_tenant ON public.api_keys USING btree (tenant_id, id);
 CREATE INDEX idx_audit_log_subject ON public.audit_log USING btree (tenant_id, subject, seq);
 
 CREATE INDEX idx_delivery_broadcasts_due ON public.delivery_broadcasts USING btree (due_at) WHERE (state = 'running'::text);
+
+CREATE INDEX idx_digest_runs_age ON public.digest_runs USING btree (tenant_id, ran_at);
+
+CREATE INDEX idx_digest_subscriptions_due ON public.digest_subscriptions USING btree (next_run_at) WHERE (next_run_at IS NOT NULL);
+
+CREATE INDEX idx_digest_subscriptions_zones ON public.digest_subscriptions USING btree (tzdata) WHERE (next_run_at IS NOT NULL);
 
 CREATE INDEX idx_idempotency_keys_age ON public.idempotency_keys USING btree (created_at);
 

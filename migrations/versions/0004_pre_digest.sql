@@ -1,0 +1,68 @@
+-- Whose weekend is when (X-5). NULL: Saturday and Sunday. 0 is Monday.
+ALTER TABLE tenant_settings ADD COLUMN weekend_days smallint[] CHECK (weekend_days <@ '{0,1,2,3,4,5,6}');
+
+-- When a person wants their digest, and when the next one is due. `positions` is how far the last one went in each of
+-- their streams, so that windows touch and never overlap. `changed_at` later than the last run: the timetable is another
+-- one since, and the next run is for a later date and 12 h away (D-7).
+CREATE TABLE digest_subscriptions (
+    tenant_id        text        NOT NULL,
+    user_id          text        NOT NULL,
+    is_enabled       boolean     NOT NULL DEFAULT true,
+    frequency        text        NOT NULL CHECK (frequency IN ('daily', 'weekdays', 'weekly', 'hourly', 'off')),
+    delivery_times   time[]      NOT NULL CHECK (cardinality(delivery_times) BETWEEN 1 AND 24), -- of the wall clock
+    weekly_day       smallint    CHECK (weekly_day BETWEEN 0 AND 6), -- 0 is Monday
+    timezone         text        NOT NULL, -- as the person chose it, aliases too
+    exclude_weekends boolean     NOT NULL DEFAULT false,
+    include_types    text[]      CHECK (cardinality(include_types) > 0), -- NULL: every type
+    exclude_types    text[]      NOT NULL DEFAULT '{}',
+    min_priority     text        NOT NULL DEFAULT 'low' CHECK (min_priority IN ('low', 'normal', 'high', 'urgent')),
+    unread_only      boolean     NOT NULL DEFAULT false,
+    channels         text[]      NOT NULL DEFAULT '{in_app,email}',
+    next_run_at      timestamptz, -- with the person's spread; NULL: never
+    next_date        date,
+    next_slot        smallint,
+    last_date        date,
+    last_slot        smallint,
+    last_due_at      timestamptz, -- of the last run, sent or skipped
+    positions        json        NOT NULL DEFAULT '{}', -- stream on the wire -> seq
+    tzdata           text        NOT NULL, -- the version that next_run_at was computed with
+    changed_at       timestamptz NOT NULL DEFAULT now(),
+    created_at       timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant_id, user_id),
+    CHECK (is_enabled OR next_run_at IS NULL),
+    CHECK ((next_run_at IS NULL) = (next_date IS NULL) AND (next_date IS NULL) = (next_slot IS NULL)),
+    CHECK ((last_due_at IS NULL) = (last_date IS NULL) AND (last_date IS NULL) = (last_slot IS NULL))
+) WITH (fillfactor = 80);
+CREATE INDEX idx_digest_subscriptions_due ON digest_subscriptions (next_run_at) WHERE next_run_at IS NOT NULL;
+CREATE INDEX idx_digest_subscriptions_zones ON digest_subscriptions (tzdata) WHERE next_run_at IS NOT NULL;
+
+-- Every digest that was due: one per person, local date and slot, whatever the number of schedulers.
+CREATE TABLE digest_runs (
+    tenant_id       text        NOT NULL,
+    user_id         text        NOT NULL,
+    local_date      date        NOT NULL,
+    slot            smallint    NOT NULL CHECK (slot >= 0),
+    state           text        NOT NULL CHECK (state IN (
+        'sent', 'skipped_empty', 'skipped_late', 'skipped_weekend', 'failed')),
+    due_at          timestamptz NOT NULL, -- without the spread
+    ran_at          timestamptz NOT NULL DEFAULT now(),
+    is_late         boolean     NOT NULL DEFAULT false,
+    timezone        text        NOT NULL,
+    after           json        NOT NULL, -- the window: stream -> seq, exclusive
+    until           json        NOT NULL, -- stream -> seq, inclusive
+    total           integer     NOT NULL DEFAULT 0,
+    unread          integer     NOT NULL DEFAULT 0,
+    content_hash    bytea,
+    notification_id uuid,       -- the digest, when one was sent
+    PRIMARY KEY (tenant_id, user_id, local_date, slot),
+    CHECK ((state = 'sent') = (notification_id IS NOT NULL))
+);
+CREATE INDEX idx_digest_runs_age ON digest_runs (tenant_id, ran_at);
+
+INSERT INTO digest_subscriptions (tenant_id, user_id, frequency, delivery_times, timezone, next_run_at, next_date, next_slot, tzdata)
+SELECT 'seed', 'person-' || n, 'daily', '{07:00}', 'UTC', now() + n * interval '1 second', current_date, 0, '2026a'
+FROM generate_series(1, 10000) AS n;
+INSERT INTO digest_runs (tenant_id, user_id, local_date, slot, state, due_at, timezone, after, until)
+SELECT 'seed', 'person-' || n, current_date, 0, 'skipped_empty', now(), 'UTC', '{}', '{}' FROM generate_series(1, 10000) AS n;
+ANALYZE digest_subscriptions, digest_runs;
+TRUNCATE digest_subscriptions, digest_runs;
