@@ -73,7 +73,10 @@ class Account:
             case _:  # whatever it says about the message, the other side works
                 sent = now if outcome.name == "sent" else self.last_sent_at
                 known = replace(self, last_sent_at=sent) if sent == now else self._failed(outcome, now)
-                return replace(known, breaker="closed", failures=0, resume_at=None, opened_at=None)
+                # What was under way when we were told to wait does not end the wait; a probe that succeeds does.
+                is_paused = self.breaker == "closed" and self.resume_at is not None and self.resume_at > now
+                resume_at = self.resume_at if is_paused else None
+                return replace(known, breaker="closed", failures=0, resume_at=resume_at, opened_at=None)
 
     def _failed(self, outcome: Outcome, now: datetime) -> Account:
         code, reason = getattr(outcome, "code", None), getattr(outcome, "reason", None)

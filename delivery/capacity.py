@@ -147,6 +147,10 @@ class Capacity:
         """Between two looks at an account in trouble, over all workers."""
         return self._settings.probe_interval
 
+    def holds_back(self, channel: str) -> bool:
+        """Whether `rooms` leaves a channel alone whose accounts are in trouble: not where each host is one."""
+        return channel != _BY_HOST
+
     @property
     def under_way(self) -> int:
         return self._busy.total()
@@ -167,8 +171,8 @@ class Capacity:
                 until.append(account.resume_at)
         return Blocked(min(until, default=None))
 
-    def note(self, key: Key, outcome: Outcome) -> None:
-        """How an attempt by this account has ended."""
+    def note(self, key: Key, outcome: Outcome) -> bool:
+        """How an attempt by this account has ended; whether the other workers must hear of it at once."""
         before = self._account(key)
         after = before.after(outcome, self._clock.now(), self._settings)
         self._accounts[key] = after
@@ -179,6 +183,7 @@ class Capacity:
         if is_trouble or is_turn or ticks - self._told.get(key, -_NEWS_S) >= _NEWS_S:
             self._changed.add(key)
             self._told[key] = ticks
+        return is_turn
 
     def learn(self, accounts: Mapping[Key, Account]) -> None:
         """What all workers together know. What this one has not told yet stays."""

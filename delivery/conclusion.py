@@ -159,6 +159,21 @@ def settle(claimed: Claimed, rule: str | None, settings: RetrySettings) -> Liter
     )
 
 
+def abandon(claimed: Claimed, settings: RetrySettings) -> Conclusion | None:
+    """
+    The end of a delivery that no worker has come back from, as often as it may be attempted: it may be what they
+    died of. None: it goes on.
+    """
+    if not claimed.is_orphan or claimed.unknowns < settings.attempts:
+        return None
+    return Conclusion(
+        state="failed",
+        outcome="fail",
+        code="workers_lost",
+        reason=f"{claimed.unknowns} attempts have no known end, and of the last the worker did not come back",
+    )
+
+
 def _again(
     claimed: Claimed,
     outcome: Retry | Unknown,

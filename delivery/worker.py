@@ -25,7 +25,7 @@ from delivery.accounts_store import Accounts
 from delivery.broadcasts_store import Broadcasts
 from delivery.capacity import Blocked, Capacity, Way
 from delivery.channel import PROVIDER_CHANNELS, Address, Channel, Message
-from delivery.conclusion import Conclusion, RetrySettings, conclude, settle
+from delivery.conclusion import Conclusion, RetrySettings, abandon, conclude, settle
 from delivery.endpoints_store import Endpoints
 from delivery.facts import FactsReader
 from delivery.outbox import CAMPAIGN_LANE, Claimed, Completion, Outbox, Room
@@ -38,6 +38,12 @@ log = structlog.stdlib.get_logger("delivery.worker")
 _WORTHWHILE = 16
 
 _EVERY_CHANNEL: Set[str] = frozenset(PROVIDER_CHANNELS)
+
+#: A deadline that is noticed so much later was missed by this process, not by the provider.
+_STALL_S = 1.0
+
+#: What is known of accounts is at most so old when something is claimed.
+_ACCOUNTS_AGE_S = 0.1
 
 _GATES = msgspec.json.Encoder()
 
@@ -171,6 +177,9 @@ class Worker:
         self._retries = retries or RetrySettings()
         self._is_rung = True
         self._stirred = asyncio.Event()  # somebody has rung, or something under way has ended
+        self._has_turned = asyncio.Event()  # an account has got into trouble, or out of it
+        self._exchanging = asyncio.Lock()
+        self._exchanged = clock.monotonic() - _ACCOUNTS_AGE_S
         self._behind: Set[str] = frozenset()  # channels that may have more to do than there was room for
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -185,7 +194,7 @@ class Worker:
         beside = [
             asyncio.create_task(self._recorder.run(), name="recorder"),
             asyncio.create_task(self._repeat(self._expand, self._settings.broadcast_interval)),
-            asyncio.create_task(self._repeat(self._exchange, self._settings.accounts_interval)),
+            asyncio.create_task(self._repeat(self._exchange_in_turn, self._settings.accounts_interval)),
         ]
         try:
             await self._claim_for_ever()
@@ -244,17 +253,19 @@ class Worker:
         """
         poll = self._settings.poll.total_seconds()
         looked = self._clock.monotonic() - poll
-        left = _EVERY_CHANNEL
+        left: Set[str]
         while True:
             self._stirred.clear()
-            now = self._clock.monotonic()
-            if self._is_rung or now - looked >= poll:
-                self._is_rung, looked = False, now
-                rooms, left = self._capacity.rooms(), _EVERY_CHANNEL
-            else:
-                rooms, left = self._capacity.rooms(at_least=_WORTHWHILE), self._behind
-                rooms = [room for room in rooms if room.channel in left]
             try:
+                if self._clock.monotonic() - self._exchanged > _ACCOUNTS_AGE_S:
+                    await self._exchange()
+                now = self._clock.monotonic()
+                if self._is_rung or now - looked >= poll:
+                    self._is_rung, looked = False, now
+                    rooms, left = self._capacity.rooms(), _EVERY_CHANNEL
+                else:
+                    rooms, left = self._capacity.rooms(at_least=_WORTHWHILE), self._behind
+                    rooms = [room for room in rooms if room.channel in left]
                 claimed = await self._claim(rooms)
             except ServiceError as error:
                 log.warning("claim_postponed", code=error.code)
@@ -379,6 +390,9 @@ class Worker:
                 deferred = Conclusion(state="deferred", outcome="policy_defer", reason=reason, wait=wait)
                 self._conclude(claimed, facts, deferred, gates)
             case Send(address=address):
+                if (abandoned := abandon(claimed, self._retries)) is not None:
+                    self._conclude(claimed, facts, abandoned, gates)
+                    return
                 channel = self._channels[claimed.channel]
                 if (claimed.is_orphan or claimed.was_unknown) and channel.unknown == "reconcile":
                     settled = settle(claimed, rules.get(claimed.tenant_id), self._retries)
@@ -437,6 +451,9 @@ class Worker:
             except ServiceError:
                 self._release(claimed, "whether to look at an account in trouble could not be asked")
                 return None
+            if self._capacity.holds_back(claimed.channel):
+                self._release(claimed, "another worker looks whether the account is well again")
+                return None
             way = Blocked(None)
         wait = timedelta(seconds=self._random.uniform(5, 30))
         if way.until is not None:
@@ -454,15 +471,21 @@ class Worker:
     async def _call(self, way: Way, message: Message) -> Outcome:
         """One call to a provider, whatever happens in it."""
         self.stats.attempted += 1
+        timeout = self._settings.provider_timeout.total_seconds()
+        began = self._clock.monotonic()
         try:
-            async with asyncio.timeout(self._settings.provider_timeout.total_seconds()):
+            async with asyncio.timeout(timeout):
                 outcome = await way.provider.send(message)
         except TimeoutError:
             outcome = Unknown(reason="no answer in time", code="timeout")
+            if self._clock.monotonic() - began > timeout + _STALL_S:
+                return outcome  # we were away ourselves: it says nothing about the account
         except Exception:
             log.exception("provider_raised", provider=way.provider.name, delivery_id=str(message.delivery_id))
-            outcome = Retry(reason="a fault of ours while sending", code="internal")
-        self._capacity.note(way.key, outcome)
+            # It says nothing about the account, which goes on for everybody else.
+            return Retry(reason="a fault of ours while sending", code="internal")
+        if self._capacity.note(way.key, outcome):
+            self._has_turned.set()
         return outcome
 
     # --- concluding ---
@@ -561,11 +584,22 @@ class Worker:
             self.wake()
         return written
 
+    async def _exchange_in_turn(self) -> bool:
+        """Exchange, and wait for the next turn: an account has got into trouble, or out of it."""
+        await self._exchange()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.accounts_interval.total_seconds()):
+                await self._has_turned.wait()
+        self._has_turned.clear()
+        return True
+
     async def _exchange(self) -> None:
         """Tell the other workers of accounts that changed, and learn what they know."""
-        if news := self._capacity.news():
-            await self._accounts.record(news)
-        self._capacity.learn(await self._accounts.load())
+        async with self._exchanging:
+            if news := self._capacity.news():
+                await self._accounts.record(news)
+            self._capacity.learn(await self._accounts.load())
+            self._exchanged = self._clock.monotonic()
 
 
 def _gates(decision: Decision) -> str:

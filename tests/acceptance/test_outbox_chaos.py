@@ -206,7 +206,7 @@ def report(verdict: Verdict, installed: Installation, seconds: float, done: Coun
         f" {len(verdict.reopened)} reopened, {verdict.dead} dead letters"
         f"\n  {verdict.repetitions} repetitions at providers, {verdict.unknown} unknown outcomes"
         f" ({verdict.late} of late workers); retaken after {verdict.takeover.total_seconds():.1f} s at most"
-        f" (lease {LEASE.total_seconds():.0f} s)"
+        f" ({verdict.slowest}; lease {LEASE.total_seconds():.0f} s)"
         f"\n  seed {SEED}: {', '.join(f'{count} × {what}' for what, count in sorted((done + faults).items()))}"
     )
 

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from core.outcome import Outcome, Sent
-from delivery.channel import Address, Message
-from delivery.draft import Users
+from core.outcome import Outcome, Retry, Sent, Unknown
+from delivery.breaker import BreakerSettings
+from delivery.channel import Address, Channel, Message, UnknownPolicy
+from delivery.conclusion import RetrySettings
+from delivery.draft import Everyone, Users
+from delivery.outbox import Outbox, Room
 from tests.stores import Stores, open_stores
 from tests.workers import a_worker, channel, introduce, working
 
@@ -53,6 +58,52 @@ class Told:
         return fault or Sent(provider_ref=message.reference)
 
 
+#: Waits as short as tests want them.
+HASTY = RetrySettings(
+    retry_base=timedelta(milliseconds=20),
+    retry_cap=timedelta(milliseconds=50),
+    reconcile_after=timedelta(milliseconds=100),
+)
+
+
+def ways(provider: Told) -> dict[str, Channel]:
+    """One channel."""
+    return {"email": channel("email", provider)}
+
+
+def raised() -> Outcome:
+    raise RuntimeError("a message that nobody can make anything of")
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@asynccontextmanager
+async def several(
+    stores: Stores, channels: Mapping[str, Channel], count: int, **settings: Any
+) -> AsyncIterator[None]:
+    """So many workers, who know of each other only through the database."""
+    async with AsyncExitStack() as stack:
+        for number in range(count):
+            worker = a_worker(stores.database, channels, name=f"w{number}", retries=HASTY, **settings)
+            await stack.enter_async_context(working(worker))
+        yield
+
+
+async def becomes(stores: Stores, question: str, seconds: float = 20) -> None:
+    """Wait until a query has a row."""
+    async with asyncio.timeout(seconds):
+        while not await stores.query(question):
+            await asyncio.sleep(0.02)  # workers have no event for this
+
+
+async def states(stores: Stores) -> dict[tuple[str, str], int]:
+    """How many deliveries of a channel are in a state."""
+    rows = await stores.query("SELECT channel, state, count(*) FROM notification_deliveries GROUP BY 1, 2")
+    return {(channel, state): count for channel, state, count in rows}
+
+
 async def settled(stores: Stores, seconds: float = 20) -> None:
     """Wait until every delivery is finished."""
     async with asyncio.timeout(seconds):
@@ -71,3 +122,157 @@ async def test_a_backlog_larger_than_the_room_is_drained_without_waiting_for_the
         await settled(stores, seconds=10)
 
     assert len(provider.asked) == 200
+
+
+async def test_a_poison_delivery_ends_in_dead_letters_and_delays_nobody(stores: Stores) -> None:
+    """Whatever is sent to one of the people raises; nobody else is attempted twice or waits for an account."""
+    provider = Told(concurrency=4)
+    provider.fault = lambda message: raised() if message.recipient_id == PEOPLE[0] else None
+    await stores.send(Users.of(*PEOPLE), channels=("email",))
+
+    async with working(a_worker(stores.database, ways(provider), retries=HASTY)):
+        await settled(stores)
+
+    rows = await stores.query("SELECT user_id, state, reason, attempt FROM notification_deliveries")
+    assert [tuple(row) for row in rows if row["user_id"] == PEOPLE[0]] == [
+        (PEOPLE[0], "failed", "given up after 5 attempts; the last one: a fault of ours while sending", 5)
+    ]
+    assert {(row["state"], row["attempt"]) for row in rows if row["user_id"] != PEOPLE[0]} == {("sent", 1)}
+    assert not await stores.query("SELECT FROM channel_accounts WHERE breaker <> 'closed'")
+
+
+async def test_a_delivery_that_every_worker_dies_of_is_given_up(stores: Stores) -> None:
+    """Each claim without an end stands for a worker that died of it."""
+    await stores.send(PEOPLE[0], channels=("email",))
+    for _ in range(5):
+        assert await Outbox(stores.database, "dead", timedelta(seconds=15)).claim([Room("email", 10, 4)])
+        await stores.query("UPDATE notification_deliveries SET due_at = now()")
+    provider = Told()
+
+    await a_worker(stores.database, ways(provider)).run_once()
+
+    [row] = await stores.query("SELECT state, code, unknowns FROM notification_deliveries")
+    assert tuple(row) == ("failed", "workers_lost", 5)
+    assert not provider.asked
+
+
+async def test_nobody_calls_before_retry_after_is_over_and_other_accounts_go_on(stores: Stores) -> None:
+    pause = timedelta(seconds=1.5)
+    throttled, other = Told("throttled", seconds=0.02, concurrency=8), Told("other")
+    refusal = Retry(reason="enough for now", code="429", after=pause, throttled=True)
+    faults = iter([refusal])
+    throttled.fault = lambda _message: next(faults, None)
+    channels = {**ways(throttled), "sms": channel("sms", other, unknown="reconcile")}
+    for _ in range(10):
+        await stores.send(Users.of(*PEOPLE), channels=("email",))
+
+    async with several(stores, channels, 3):
+        await becomes(
+            stores, "SELECT FROM channel_accounts WHERE account = 'throttled' AND resume_at > now()"
+        )
+        known = now()
+        await stores.send(Users.of(*PEOPLE), channels=("sms",))
+        await becomes(
+            stores,
+            "SELECT FROM notification_deliveries WHERE channel = 'sms' HAVING bool_and(state = 'sent')",
+        )
+        others_took = now() - known
+        await settled(stores)
+
+    first = min(at for at, _ in throttled.asked)
+    under_way = known + 0.2  # what had been claimed when the answer came
+    resumed = first + pause.total_seconds()
+    assert not [at for at, _ in throttled.asked if under_way < at < resumed]
+    assert [at for at, _ in throttled.asked if at >= resumed]
+    assert others_took < pause.total_seconds()
+    assert await states(stores) == {("email", "sent"): 400, ("sms", "sent"): 40}
+
+
+async def test_a_provider_that_is_down_is_asked_by_one_worker_at_a_time_and_nothing_is_lost(
+    stores: Stores,
+) -> None:
+    provider = Told(seconds=0.01, concurrency=4)
+    provider.fault = lambda _message: Retry(reason="the provider has an error of its own", code="500")
+    await stores.send(Users.of(*PEOPLE), channels=("email",))
+    interval = timedelta(seconds=0.5)
+    breaker = BreakerSettings(failures=5, probe_interval=interval)
+
+    async with several(stores, ways(provider), 3, breaker=breaker, poll=timedelta(seconds=0.1)):
+        await becomes(stores, "SELECT FROM channel_accounts WHERE breaker = 'open'")
+        opened = now() + 0.2  # what had been claimed when it opened
+        await asyncio.sleep(3)  # the time that it is down
+        back = now()
+        probes = [at for at, _ in provider.asked if opened < at]
+        provider.fault = lambda _message: None
+        await settled(stores)
+
+    assert 1 <= len(probes) <= (back - opened) / interval.total_seconds() + 1
+    assert await states(stores) == {("email", "sent"): 40}
+    assert all(count == 1 for count in provider.taken.values())
+
+
+@pytest.mark.parametrize("policy", ["repeat", "reconcile"])
+async def test_what_is_taken_twice_had_an_unknown_outcome_in_between(
+    stores: Stores, policy: UnknownPolicy
+) -> None:
+    """Every third answer is lost after the message was taken."""
+    provider = Told()
+    turns = iter(range(10_000))
+    provider.fault = lambda _message: Unknown(reason="the connection broke") if next(turns) % 3 == 0 else None
+    await stores.send(Users.of(*PEOPLE), channels=("sms",))
+
+    async with working(
+        a_worker(
+            stores.database,
+            {"sms": channel("sms", provider, unknown=policy)},
+            retries=HASTY,
+            breaker=BreakerSettings(failures=1000),
+        )
+    ):
+        await settled(stores)
+
+    [row] = await stores.query(
+        "SELECT count(*) AS unknown FROM delivery_attempts WHERE outcome = 'unknown' AND code IS NULL"
+    )
+    repetitions = sum(count - 1 for count in provider.taken.values())
+    assert len(provider.taken) == 40, "nobody is lost"
+    assert repetitions <= row["unknown"]
+    assert (repetitions > 0) == (policy == "repeat")
+
+
+@pytest.mark.parametrize(("priority", "most"), [("normal", 1), ("urgent", 2)])
+async def test_an_sms_whose_answers_are_all_lost_goes_out_once_and_an_urgent_one_twice(
+    stores: Stores, priority: str, most: int
+) -> None:
+    provider = Told()
+    provider.fault = lambda _message: Unknown(reason="the connection broke")
+    await stores.send(PEOPLE[0], channels=("sms",), priority=priority)
+
+    async with working(
+        a_worker(stores.database, {"sms": channel("sms", provider, unknown="reconcile")}, retries=HASTY)
+    ):
+        await settled(stores)
+
+    assert sum(provider.taken.values()) == most
+    [row] = await stores.query("SELECT state, code FROM notification_deliveries")
+    assert tuple(row) == ("failed", "unknown_outcome")
+
+
+async def test_urgent_overtakes_a_campaign(stores: Stores) -> None:
+    """The campaign was there first, and is far from its end when the urgent one is submitted."""
+    provider = Told(concurrency=8, seconds=0.01)
+    for _ in range(10):
+        await stores.send(Everyone(), channels=("email",))
+    worker = a_worker(stores.database, ways(provider))
+
+    async with working(worker):
+        while len(provider.asked) < 40:
+            await asyncio.sleep(0.005)  # the provider has no event for this
+        sent_before = len(provider.asked)
+        await stores.send(PEOPLE[1], channels=("email",), priority="urgent")
+        worker.wake()
+        await settled(stores)
+
+    [place] = [place for place, (_, message) in enumerate(provider.asked) if message.priority == "urgent"]
+    assert len(provider.asked) == 401
+    assert place - sent_before < 40, "what was under way, and what was sent while it was submitted"

@@ -50,6 +50,7 @@ class Verdict:
     late: int  # of those: ended by a worker whose lease was over
     dead: int  # dead letters
     takeover: timedelta  # the longest from the beginning of an attempt without an end to the next one's
+    slowest: str  # the delivery that this was
 
     @property
     def clean(self) -> bool:
@@ -78,7 +79,7 @@ def judge(
             stuck.append(f"{name}: {delivery.state}")
         elif delivery.state != "failed" and not taken.get(name):
             (invented if delivery.state == "sent" else lost).append(f"{name}: {delivery.state}")
-    doubled, reopened, takeover = [], [], timedelta(0)
+    doubled, reopened, takeover, slowest = [], [], timedelta(0), ""
     for name, made in tries.items():
         unknown = sum(one.is_unknown for one in made)
         if taken.get(name, 0) > 1 + unknown:
@@ -87,7 +88,8 @@ def judge(
             if one.outcome == "sent" and not one.is_late:
                 reopened.append(f"{name}: {one.attempt} was sent, and {following.attempt} began")
             if one.is_late or one.code == "worker_lost":
-                takeover = max(takeover, following.started_at - one.started_at)
+                took = following.started_at - one.started_at
+                takeover, slowest = max((takeover, slowest), (took, f"{name}, attempt {one.attempt}"))
     return Verdict(
         lost=lost,
         stuck=stuck,
@@ -99,4 +101,5 @@ def judge(
         late=sum(one.is_late for one in attempts),
         dead=sum(one.state == "failed" for one in deliveries),
         takeover=takeover,
+        slowest=slowest,
     )
