@@ -1,5 +1,5 @@
 """
-Serves static/: the demo page at `/`, and every file of it below `/static/`.
+Serves static/: the demo page at `/`, the push worker at `/sw.js`, and every file below `/static/`.
 
 Files are read once, at start. A page names its files with the version of the whole folder in the
 path, so that browsers keep them for ever and never mix two versions.
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from starlette.requests import Request
@@ -30,8 +31,11 @@ Mint = Callable[[str], str]
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "require-trusted-types-for 'script'; trusted-types 'none'"
+    "require-trusted-types-for 'script'; trusted-types carillon-push"  # the one that names the worker
 )
+
+#: Of the push worker: it runs nothing but itself and talks to nobody but the hub.
+WORKER_POLICY = "default-src 'none'; connect-src 'self'; img-src 'self'"
 
 #: Of files; what has no line here is not served. The machine's own table of types is not asked.
 MEDIA_TYPES = {
@@ -110,6 +114,11 @@ def console_routes(mint: Mint | None = None, *, folder: Path = STATIC) -> list[B
         """GET /: the demo page."""
         return _answer(request, files["demo/index.html"], lasting=False)
 
+    async def worker(request: Request) -> Response:
+        """GET /sw.js: the push worker. One address for ever, because browsers look there for its successor."""
+        headers = {"Content-Security-Policy": WORKER_POLICY, "Service-Worker-Allowed": "/"}
+        return _answer(request, files["sw.js"], lasting=False, headers=headers)
+
     async def static(request: Request) -> Response:
         """GET /static/…: one file. Under this version it never changes; any other may be that of another node."""
         path: str = request.path_params["path"]
@@ -119,13 +128,19 @@ def console_routes(mint: Mint | None = None, *, folder: Path = STATIC) -> list[B
             raise not_found("file")
         return _answer(request, files[name], lasting=named == version)
 
-    routes: list[BaseRoute] = [Route("/", page), Route("/static/{path:path}", static)]
+    routes: list[BaseRoute] = [
+        Route("/", page),
+        Route("/sw.js", worker),
+        Route("/static/{path:path}", static),
+    ]
     if mint is not None:
         routes.append(Route("/demo/session", _session(mint)))
     return routes
 
 
-def _answer(request: Request, file: File, *, lasting: bool) -> Response:
+def _answer(
+    request: Request, file: File, *, lasting: bool, headers: Mapping[str, str] = MappingProxyType({})
+) -> Response:
     headers = {
         "Cache-Control": "public, max-age=31536000, immutable" if lasting else "no-cache",
         "Content-Security-Policy": POLICY,
@@ -134,6 +149,7 @@ def _answer(request: Request, file: File, *, lasting: bool) -> Response:
         "Referrer-Policy": "no-referrer",
         "Vary": "Accept-Encoding",
         "X-Content-Type-Options": "nosniff",
+        **headers,
     }
     known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
     if file.etag in known:

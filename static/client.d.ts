@@ -16,6 +16,8 @@ export interface HubOptions {
   timeoutMs?: number;
   /** Origins besides our own that link() may lead to. Default: any https. */
   linkOrigins?: readonly string[];
+  /** Web Push, where the usual does not fit. */
+  push?: PushOptions;
   /** Stand-ins where there is no browser. */
   WebSocket?: typeof WebSocket;
   fetch?: typeof fetch;
@@ -126,6 +128,10 @@ export interface HubEvents {
     unread_count: number;
     heartbeat_ms: number;
   };
+  /** Push was turned on or off in this browser, or mended. */
+  push: PushStatus;
+  /** A notification was clicked, and this page is to show it: after this event it goes to `url`, see PushOptions.open. */
+  open: { url: string; notification_id?: string; action?: string };
   /** What failed in the background, or was refused by the server and belongs to no call. */
   error: { error: HubError };
 }
@@ -212,10 +218,58 @@ export interface Subscription extends Emitter<Pick<HubEvents, "notification" | "
   unsubscribe(): Promise<void>;
 }
 
+export interface PushOptions {
+  /** The worker's registration, where the page makes it itself. That worker imports the hub's sw.js. */
+  registration?: ServiceWorkerRegistration | Promise<ServiceWorkerRegistration>;
+  /** Or the page's own worker, to be registered: it imports the hub's sw.js. Default: the hub's sw.js itself. */
+  worker?: string;
+  workerType?: "classic" | "module";
+  /** Of the worker. Default: "carillon-push/" below the hub's sw.js, which controls no page; with `worker`, its folder. */
+  scope?: string;
+  /** Show what was clicked, in place of `location.assign(url)`. The link has been checked. */
+  open?(url: string, about: { notification_id?: string; action?: string }): void;
+}
+
+/**
+ * on: this browser gets what is pushed to the person. off: enable() would turn it on. unavailable: it would not.
+ */
+export interface PushStatus {
+  state: "on" | "off" | "unavailable";
+  /**
+   * Why. Of off: not_enabled, signed_out, lost (the browser dropped it; the next start mends it), key_changed (the hub
+   * has a new key; likewise). Of unavailable: insecure, unsupported, needs_home_screen (iPhone and iPad), needs_worker
+   * (the hub is another site), denied. Of on: null.
+   */
+  reason: string | null;
+  permission: NotificationPermission;
+  /** Of this browser among the person's push subscriptions. */
+  id: string | null;
+  /** What a person can do about it, in English, or null. */
+  message: string | null;
+}
+
+/**
+ * Notifications while no page is open. The page's own words come first; only then, in a click, enable(). From then on
+ * every start sends the subscription again, makes a lost one anew and replaces one of an old key.
+ */
+export interface Push {
+  /**
+   * Call it in a click: it asks for permission at once. `name`: what the person calls this device. Rejects with one of
+   * the reasons above, or dismissed, no_gesture, push_service, worker_failed.
+   */
+  enable(options?: { name?: string }): Promise<PushStatus>;
+  /** Turn it off in this browser. To be called before a logout, while there is a token. */
+  disable(): Promise<PushStatus>;
+  status(): Promise<PushStatus>;
+  /** Push a notification to this browser alone. */
+  test(): Promise<unknown>;
+}
+
 export interface Hub extends Emitter<HubEvents> {
   readonly state: StateOf;
   readonly inbox: Inbox;
   readonly topics: Topics;
+  readonly push: Push;
   readonly channels: {
     /** Settles when the server has agreed. A signal that aborts later unsubscribes. */
     subscribe(channel: string, options?: SubscribeOptions): Promise<Subscription>;
@@ -237,7 +291,7 @@ export interface Hub extends Emitter<HubEvents> {
 /** Every failure a call can meet. */
 export class HubError extends Error {
   constructor(code: string, message?: string, options?: { status?: number; retryAfterMs?: number; cause?: unknown });
-  /** A row of docs/errors.md; or offline, timeout, network, no_token, signed_out, unsupported, refused. */
+  /** A row of docs/errors.md; or offline, timeout, network, no_token, signed_out, unsupported, refused; or a reason of push.enable(). */
   readonly code: string;
   /** Of the HTTP answer, or 0. */
   readonly status: number;

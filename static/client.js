@@ -348,6 +348,7 @@ class Hub extends Emitter {
   #commands = new Map(); // id -> command without a reply
   #subscriptions = new Map(); // channel -> Subscription
   #lastId = 0;
+  #pushing = null; // push.js on its way or here
 
   constructor(options) {
     super();
@@ -385,6 +386,25 @@ class Hub extends Emitter {
       unmute: topic("unmute_topic", "DELETE", "mute"),
     };
     this.channels = { subscribe: (channel, options) => this.#subscribe(channel, options) };
+
+    const push = (name) => (options) => this.#pusher().then((pusher) => pusher[name](options));
+    this.push = { disable: push("disable"), status: push("status"), test: push("test") };
+    this.push.enable = (options) => {
+      const isClick = globalThis.navigator?.userActivation?.isActive !== false;
+      const asked = isClick && globalThis.Notification?.requestPermission(); // now: a click does not last
+      return push("enable")({ ...options, asked });
+    };
+    try {
+      if (localStorage["carillon.push"]) this.#pusher(); // enabled here
+    } catch {} // no page, or one that may store nothing
+  }
+
+  /** Push is a file of its own, for those who use it. */
+  #pusher() {
+    const rest = (...request) => this.#rest(...request);
+    this.#pushing ??= import("./push.js").then(({ Push }) => new Push(this, rest, this.#url, this.#options.push));
+    this.#pushing.catch(() => (this.#pushing = null)); // whoever asked hears of it; the next one tries again
+    return this.#pushing;
   }
 
   /** {state, reason, …}: connecting, open, recovering, offline or closed, and why. */

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from app.console import POLICY, STATIC, console_routes, read_files, without_comments
+from app.console import POLICY, STATIC, WORKER_POLICY, console_routes, read_files, without_comments
 from core.errors import ServiceError
 
 
@@ -62,6 +62,17 @@ async def test_a_version_of_another_node_is_served_but_not_kept(browser):
 
     assert answer.status_code == 200
     assert answer.headers["cache-control"] == "no-cache"
+
+
+async def test_the_push_worker_may_have_any_scope_and_runs_nothing_but_itself(browser):
+    answer = await browser.get("/sw.js")
+
+    assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert answer.headers["service-worker-allowed"] == "/"
+    assert answer.headers["cache-control"] == "no-cache"  # else a mended worker would be a day late
+    assert answer.headers["content-security-policy"] == WORKER_POLICY
+    assert "script-src" not in WORKER_POLICY
+    assert WORKER_POLICY.startswith("default-src 'none';")
 
 
 async def test_a_known_file_is_not_sent_again(browser):
@@ -169,11 +180,13 @@ async def test_a_token_is_only_made_for_what_can_be_a_user_id(browser, user_id):
 def test_in_production_there_is_no_such_path():
     paths = [getattr(route, "path", "") for route in console_routes(None)]
 
-    assert paths == ["/", "/static/{path:path}"]
+    assert paths == ["/", "/sw.js", "/static/{path:path}"]
 
 
 def test_what_is_sent_is_small():
     _, files = read_files()
 
     assert len(files["client.js"].compressed) < 10_000
+    assert len(files["push.js"].compressed) < 5_000  # loaded by those who use it
+    assert len(files["sw.js"].compressed) < 5_000
     assert gzip.decompress(files["client.js"].compressed) == files["client.js"].content
