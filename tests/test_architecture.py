@@ -43,7 +43,7 @@ EDGES = {
     "starlette": ("app/*.py", "hub/endpoint.py", "hub/fallback.py"),
     "uvicorn": ("app/*.py", "hub/transport.py"),
     "websockets": ("hub/framing.py", "hub/handshake.py", "hub/transport.py"),
-    "aiohttp": ("app/*.py", "push/sender.py", "delivery/channels/*.py"),
+    "aiohttp": ("app/*.py", "push/transport_aiohttp.py", "delivery/channels/*.py"),
     "aiosmtplib": ("delivery/channels/*.py",),
     "apscheduler": ("app/*.py", "delivery/jobs.py", "digest/schedule.py"),
     "alembic": ("app/migrate.py", "migrations/*.py"),

@@ -1,0 +1,358 @@
+"""One push to one browser: judged, encrypted, signed, handed to its push service, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from core.clock import Clock
+from push.encryption import MAX_PLAINTEXT, SenderKeys, bucket, encrypt
+from push.guard import Guard, Resolver
+from push.keys import PushSettings, VapidKey
+from push.origin import Origin, Pace, Pause
+from push.outcome import PushResult, Service, result_of, service_of
+from push.subscription import BadSubscription, Subscription
+from push.transport import Broken, Headers, KeepAliveTransport, Patience, Post, Transport, trusting
+from push.transport_aiohttp import AiohttpTransport
+from push.vapid import Headers as VapidHeaders
+
+__all__ = ["PushResult", "PushSender", "SenderSettings", "SenderStats"]
+
+#: Origins that are remembered; an installation that takes any host meets any number of them.
+_ORIGINS = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SenderSettings:
+    """Sending to push services."""
+
+    connect_timeout: timedelta = timedelta(seconds=3)  # of PUSH_TIMEOUT, for a name, a connection and its TLS
+    queue: timedelta = timedelta(seconds=2)  # of PUSH_TIMEOUT, for a turn at the push service
+    concurrency: int = (
+        128  # requests under way at once, per push service and process; fewer when it wants fewer
+    )
+    rate: float | None = None  # requests per second, per push service and process; None: no limit
+    slice: int = 8  # messages encrypted in one go, before anything else in the process has its turn
+    idle: timedelta = timedelta(seconds=45)  # a connection without requests is closed
+    connection_life: timedelta = timedelta(minutes=10)  # then the name of the push service is asked for again
+    proxy: str | None = field(
+        default=None, repr=False
+    )  # http://proxy:port that connections are made through; it has to judge where names lead
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ValueError("PUSH_CONCURRENCY must be at least 1")
+        if self.slice < 1:
+            raise ValueError("PUSH_SLICE must be at least 1")
+        if self.rate is not None and self.rate <= 0:
+            raise ValueError("PUSH_RATE must be above zero")
+
+
+class Keys(Protocol):
+    """The server's keys; `push.keys_store.KeyRing` is one."""
+
+    async def find(self, key_id: str, /) -> VapidKey | None:
+        """None: there is none of that name, or it signs nothing any more."""
+        ...
+
+
+@dataclass(slots=True)
+class SenderStats:
+    """
+    What a sender has done since it was made.
+
+    results: by push service and kind. waiting: for a turn, at the moment. in_flight: requests, at the moment.
+    """
+
+    results: Counter[tuple[Service, str]] = field(default_factory=Counter)
+    waiting: int = 0
+    in_flight: int = 0
+
+
+class PushSender:
+    """
+    Sends to any number of browsers at once; each push service has its own pace.
+
+    keys: a subscription is sent to with the key it was made with. resolver, transport: in place of its own.
+    """
+
+    def __init__(
+        self,
+        settings: PushSettings,
+        keys: Keys,
+        clock: Clock,
+        *,
+        sending: SenderSettings | None = None,
+        resolver: Resolver | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        sending = sending or SenderSettings()
+        self.stats = SenderStats()
+        self.guard = Guard(settings, resolver)
+        self._keys = keys
+        self._clock = clock
+        self._vapid = VapidHeaders(settings.subject)
+        self._sender_keys = SenderKeys(settings.batch_key)
+        self._pace = Pace(concurrency=sending.concurrency, rate=sending.rate)
+        self._queue_s = sending.queue.total_seconds()
+        self._turns = Turns(sending.slice)
+        self._gates: dict[str, _Gate] = {}
+        self._transport = transport or self._made_transport(settings, sending)
+
+    async def send(
+        self, subscription: Subscription, payload: bytes, *, ttl: int, urgency: str, topic: str | None
+    ) -> PushResult:
+        """
+        Encrypt a payload for this browser and hand it over.
+
+        payload: at most MAX_PLAINTEXT bytes. ttl: in seconds (RFC 8030 §5.2). urgency: §5.3. topic: at most 32
+        characters of base64url (§5.4); what has one may be sent twice, since only the later one is kept.
+        """
+        try:
+            origin = self.guard.check(subscription.endpoint)
+        except BadSubscription as refused:
+            return self._counted("other", PushResult(kind="blocked", reason=f"the endpoint {refused}"))
+        service = service_of(origin)
+        if len(payload) > MAX_PLAINTEXT:
+            return self._counted(service, PushResult(kind="too_large", reason="the message is too large"))
+        key = await self._keys.find(subscription.vapid_key_id)
+        if key is None:
+            reason = "it was made with a VAPID key that is not used any more"
+            return self._counted(service, PushResult(kind="refused", reason=reason))
+        gate = self._gate(origin)
+        self.stats.waiting += 1
+        try:
+            turned_away = await gate.enter(self._queue_s)
+        finally:
+            self.stats.waiting -= 1
+        if turned_away is not None:
+            return self._counted(service, turned_away)
+        result: PushResult | None = None
+        self.stats.in_flight += 1
+        try:
+            result = await self._post(
+                subscription, payload, key, origin, ttl=ttl, urgency=urgency, topic=topic
+            )
+            if result.kind == "gone" and gate.origin.doubts_ends:
+                reason = "the subscription has ended, and so has nearly every other: not believed at once"
+                result = PushResult(kind="refused", status=result.status, reason=reason)
+        finally:
+            self.stats.in_flight -= 1
+            gate.leave(result)
+        return self._counted(service, result)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._transport.close()
+
+    async def _post(
+        self,
+        subscription: Subscription,
+        payload: bytes,
+        key: VapidKey,
+        origin: str,
+        *,
+        ttl: int,
+        urgency: str,
+        topic: str | None,
+    ) -> PushResult:
+        await self._turns.take()
+        service, now = service_of(origin), self._clock.now()
+        try:
+            body = encrypt(
+                payload,
+                subscription.p256dh,
+                subscription.auth,
+                pad_to=bucket(len(payload)),
+                sender=self._sender_keys.next(self._clock.monotonic()),
+            )
+        except ValueError:
+            return PushResult(kind="refused", reason="the keys of the browser are no keys")
+        own = [("TTL", str(ttl)), ("Urgency", urgency)]
+        if topic is not None:
+            own.append(("Topic", topic))
+        if service == "windows":  # 400 unless the two agree
+            own.append(("X-WNS-Cache-Policy", "cache" if ttl else "no-cache"))
+        answer = await self._transport.post(
+            Post(
+                origin=origin,
+                target=_target(subscription.endpoint),
+                standing=_standing(service, self._vapid.authorization(key, origin, now)),
+                own=tuple(own),
+                body=body,
+                is_repeatable=topic is not None,
+            )
+        )
+        if not isinstance(answer, Broken):
+            return result_of(answer, service, now)
+        if answer.is_blocked:
+            return PushResult(kind="blocked", reason=answer.reason)
+        return PushResult(kind="unknown" if answer.was_handed_over else "retry", reason=answer.reason)
+
+    def _gate(self, origin: str) -> _Gate:
+        gate = self._gates.get(origin)
+        if gate is None:
+            if len(self._gates) >= _ORIGINS:
+                for name in [name for name, one in self._gates.items() if one.is_idle]:
+                    del self._gates[name]
+            gate = self._gates[origin] = _Gate(Origin(self._pace), self._clock)
+        return gate
+
+    def _counted(self, service: Service, result: PushResult) -> PushResult:
+        self.stats.results[service, result.kind] += 1
+        return result
+
+    def _made_transport(self, settings: PushSettings, sending: SenderSettings) -> Transport:
+        tls = trusting(settings.ca_file)
+        patience = Patience(
+            connect=sending.connect_timeout,
+            answer=max(settings.timeout - sending.queue, timedelta(seconds=1)),
+            idle=sending.idle,
+            life=sending.connection_life,
+        )
+        if sending.proxy is not None:
+            return AiohttpTransport(self.guard, tls, patience, proxy=sending.proxy)
+        return KeepAliveTransport(self.guard, tls, patience)
+
+
+def _target(endpoint: str) -> str:
+    """Path and query of an endpoint, as they are."""
+    url = urlsplit(endpoint)
+    path = url.path or "/"
+    return f"{path}?{url.query}" if url.query else path
+
+
+def _standing(service: Service, authorization: str) -> Headers:
+    """
+    The headers that all pushes to one push service have alike.
+
+    Apple's is told that the message is a declarative one (WebKit's explainer of Declarative Web Push), which costs
+    nothing where it is none; WNS insists on octets.
+    """
+    kind = "application/notification+json" if service == "apple" else "application/octet-stream"
+    return (
+        ("User-Agent", "Carillon"),
+        ("Content-Type", kind),
+        ("Content-Encoding", "aes128gcm"),
+        ("Authorization", authorization),
+    )
+
+
+class _Gate:
+    """The queue of one push service: in the order of arrival, as its pace lets them."""
+
+    def __init__(self, origin: Origin, clock: Clock) -> None:
+        self.origin = origin
+        self._clock = clock
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        return self.origin.in_flight == 0 and not self._queue
+
+    async def enter(self, seconds: float) -> PushResult | None:
+        """Wait for a turn, at most so long. None: it has come; `leave` must follow."""
+        now = self._clock.monotonic()
+        until = now + seconds
+        behind = bool(self._queue)
+        while True:
+            verdict = None if behind else self.origin.admit(now)
+            if isinstance(verdict, Pause):
+                self._wake()  # those behind hear it, too
+                return _turned_away(verdict)
+            if verdict is None and not behind:
+                self._wake()  # there may be room for one more
+                return None
+            if now >= until:
+                return PushResult(kind="retry", reason="too many pushes are waiting for this push service")
+            turn = asyncio.get_running_loop().create_future()
+            self._queue.append(turn) if behind else self._queue.appendleft(turn)
+            if verdict is not None and verdict.seconds is not None:
+                self._wake_after(verdict.seconds)
+            try:
+                async with asyncio.timeout(until - now):
+                    await turn
+            except (TimeoutError, asyncio.CancelledError) as error:
+                if not turn.cancelled():
+                    self._wake()  # it came too late for us, not for the next
+                elif turn in self._queue:
+                    self._queue.remove(turn)
+                if isinstance(error, TimeoutError):
+                    return PushResult(
+                        kind="retry", reason="too many pushes are waiting for this push service"
+                    )
+                raise
+            behind = False
+            now = self._clock.monotonic()
+
+    def leave(self, result: PushResult | None) -> None:
+        self.origin.ended(result, self._clock.monotonic())
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let the next one ask."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    def _wake_after(self, seconds: float) -> None:
+        if self._timer is None or self._timer.cancelled():
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._wake()
+
+
+def _turned_away(pause: Pause) -> PushResult:
+    reason = (
+        "the push service has asked for a pause"
+        if pause.kind == "throttled"
+        else "the push service has failed too often in a row"
+    )
+    return PushResult(kind=pause.kind, retry_after=timedelta(seconds=pause.seconds), reason=reason)
+
+
+class Turns:
+    """
+    Work for the processor in slices: so much of it in one round of the event loop, then everything else.
+
+    A hundred pushes that become due together would else hold up the loop for as long as a hundred encryptions take.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._left = size
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._is_due = False
+
+    async def take(self) -> None:
+        """Return when there is a turn."""
+        loop = asyncio.get_running_loop()
+        if not self._is_due:
+            self._is_due = True
+            loop.call_soon(self._refill)
+        if self._left > 0 and not self._waiting:
+            self._left -= 1
+            return
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        await turn
+
+    def _refill(self) -> None:
+        self._left = self._size
+        while self._left and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                self._left -= 1
+        self._is_due = self._left < self._size
+        if self._is_due:
+            asyncio.get_running_loop().call_soon(self._refill)
