@@ -49,6 +49,7 @@ CREATE TABLE push_sends (
     shown_at        timestamptz,
     clicked_at      timestamptz,
     closed_at       timestamptz,
+    fetched_at      timestamptz, -- what did not fit, or was not to be seen on a lock screen; once
     PRIMARY KEY (tenant_id, delivery_id, subscription_id),
     FOREIGN KEY (tenant_id, delivery_id) REFERENCES notification_deliveries (tenant_id, id) ON DELETE CASCADE
 );
