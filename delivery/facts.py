@@ -1,16 +1,17 @@
-"""What the policy asks about deliveries: gathered for a whole batch in two statements."""
+"""What the policy asks about deliveries: gathered for a whole batch in two statements, and a third for pushes."""
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
 import msgspec
 
-from core.database import Database
+from core.database import Connection, Database
 from core.notification import Content
 from core.sql import load
 from core.vault import SealBroken, Vault
@@ -25,13 +26,29 @@ SQL = load("delivery", "facts.sql")
 SEALED = "sealed"
 
 
-class FactsReader:
-    """Reads facts. configured: the channels that have a provider here."""
+#: A notification, and the row that says the rest of it.
+_Said: TypeAlias = tuple[Content, asyncpg.Record]
 
-    def __init__(self, database: Database, vault: Vault, configured: Collection[str]) -> None:
+#: Whether a person (tenant id, user id) has the application before their eyes.
+Looking: TypeAlias = Callable[[str, str], Awaitable[bool]]
+
+
+async def nobody_looks(tenant_id: str, user_id: str) -> bool:
+    """Where nobody knows who is there."""
+    return False
+
+
+class FactsReader:
+    """Reads facts."""
+
+    def __init__(
+        self, database: Database, vault: Vault, configured: Collection[str], looking: Looking = nobody_looks
+    ) -> None:
+        """configured: the channels that have a provider here. looking: asked once per batch and person."""
         self._database = database
         self._vault = vault
         self._configured = frozenset(configured)
+        self._looking = looking
 
     async def gather(self, deliveries: Sequence[Claimed]) -> list[Facts]:
         """
@@ -42,6 +59,7 @@ class FactsReader:
         if not deliveries:
             return []
         wanted = {(one.tenant_id, one.notification_id) for one in deliveries}
+        pushes = [one for one in deliveries if one.channel == "push"]
         async with self._database.connection() as connection:
             said = await connection.fetch(
                 SQL["contents"], [pair[0] for pair in wanted], [pair[1] for pair in wanted]
@@ -53,14 +71,49 @@ class FactsReader:
                 [one.user_id for one in deliveries],
                 [one.channel for one in deliveries],
             )
-        notifications = {(row["tenant_id"], row["id"]): (content(row["id"], row), row) for row in said}
+            notifications = {(row["tenant_id"], row["id"]): (content(row["id"], row), row) for row in said}
+            pushed = await self._pushes(connection, pushes, notifications) if pushes else {}
+        looking = await self._who_looks(pushes)
         return [
-            self._facts(claimed, notifications.get((claimed.tenant_id, claimed.notification_id)), row)
+            self._facts(
+                claimed,
+                notifications.get((claimed.tenant_id, claimed.notification_id)),
+                row,
+                pushed.get((claimed.tenant_id, claimed.id)),
+                is_looking=(claimed.tenant_id, claimed.user_id) in looking,
+            )
             for claimed, row in zip(deliveries, people, strict=True)
         ]
 
+    async def _pushes(
+        self,
+        connection: Connection,
+        pushes: Sequence[Claimed],
+        notifications: Mapping[tuple[str, UUID], _Said],
+    ) -> dict[tuple[str, UUID], asyncpg.Record]:
+        said = [notifications.get((one.tenant_id, one.notification_id)) for one in pushes]
+        rows = await connection.fetch(
+            SQL["pushes"],
+            [one.tenant_id for one in pushes],
+            [one.user_id for one in pushes],
+            [one.id for one in pushes],
+            [None if one is None else one[0].notification_type for one in said],
+        )
+        return {(one.tenant_id, one.id): row for one, row in zip(pushes, rows, strict=True)}
+
+    async def _who_looks(self, pushes: Sequence[Claimed]) -> set[tuple[str, str]]:
+        people = sorted({(one.tenant_id, one.user_id) for one in pushes if one.user_id is not None})
+        found = await asyncio.gather(*(self._looking(*person) for person in people))
+        return {person for person, is_looking in zip(people, found, strict=True) if is_looking}
+
     def _facts(
-        self, claimed: Claimed, notification: tuple[Content, asyncpg.Record] | None, row: asyncpg.Record
+        self,
+        claimed: Claimed,
+        notification: _Said | None,
+        row: asyncpg.Record,
+        push: asyncpg.Record | None,
+        *,
+        is_looking: bool,
     ) -> Facts:
         says, stored = notification or (None, None)
         address_id, is_readable = None, True
@@ -80,12 +133,15 @@ class FactsReader:
             status="cancelled" if stored is None else stored["status"],
             is_read=row["is_read"],
             recipient=None if row["known"] is None else _recipient(row),
-            addresses=() if row["ids"] is None else self._addresses(claimed, row),
+            addresses=self._addresses(claimed, row) if push is None else _browsers(claimed, push["browsers"]),
             rule=SYSTEM_RULE if row["rule_of"] is None else _rule(row),
             opt_outs=() if row["scopes"] is None else _opt_outs(row),
             topic=None if stored is None else stored["topic"],
             address_id=address_id,
             is_readable=is_readable,
+            is_looking=is_looking,
+            privacy="full" if push is None or push["privacy"] is None else push["privacy"],
+            reads=() if push is None else tuple(push["reads"] or ()),
         )
 
     def _edited(self, sealed: bytes, claimed: Claimed) -> dict[str, Any]:
@@ -94,6 +150,8 @@ class FactsReader:
         return edited
 
     def _addresses(self, claimed: Claimed, row: asyncpg.Record) -> tuple[StoredAddress, ...]:
+        if row["ids"] is None:
+            return ()
         return tuple(
             self._address(claimed, row["now"], *parts)
             for parts in zip(
@@ -146,6 +204,15 @@ class FactsReader:
             paused_at=paused_at,
             pause_reason=pause_reason,
         )
+
+
+def _browsers(claimed: Claimed, count: int) -> tuple[StoredAddress, ...]:
+    """A person is reached in every browser that they have subscribed in, under their own name."""
+    if not count or claimed.user_id is None:
+        return ()
+    hint = "1 browser" if count == 1 else f"{count} browsers"
+    address = Address(id=None, channel=claimed.channel, value=claimed.user_id, hint=hint)
+    return (StoredAddress(address=address, is_primary=True, is_verified=True),)
 
 
 def _apply(says: Content, edited: dict[str, Any]) -> Content:

@@ -79,3 +79,58 @@ LEFT JOIN LATERAL (
     ORDER BY p.user_id = '', p.notification_type = '*', p.channel = '*'
     LIMIT 1) AS p ON true
 ORDER BY d.place;
+
+-- name: pushes
+-- What is asked of deliveries by push besides, one row for each, in the order given: how many browsers the person has,
+-- how much of the type may be seen, and which of the last ten pushes of three days they have read since, anywhere: a
+-- device that shows one of those may take it away, but no push may do nothing else. Leans on
+-- idx_push_subscriptions_active, idx_notification_deliveries_user; the rest as `people` does.
+--   $1 tenant ids text[], $2 user ids text[], $3 delivery ids uuid[], $4 types text[] (NULL: it is gone): of each
+SELECT b.browsers, v.privacy, r.reads
+FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[]) WITH ORDINALITY
+    AS d (tenant_id, user_id, id, notification_type, place)
+CROSS JOIN LATERAL (
+    SELECT count(*) AS browsers FROM push_subscriptions s
+    WHERE s.tenant_id = d.tenant_id AND s.user_id = d.user_id AND s.is_active
+      AND (s.expires_at > now()) IS NOT FALSE
+    OFFSET 0) AS b
+LEFT JOIN LATERAL (
+    SELECT p.privacy FROM push_privacy p
+    WHERE p.tenant_id = d.tenant_id AND p.notification_type IN ('*', d.notification_type)
+    ORDER BY p.notification_type = '*'
+    LIMIT 1) AS v ON true
+CROSS JOIN LATERAL (
+    SELECT array_agg(o.notification_id ORDER BY o.id DESC) AS reads
+    FROM (
+        SELECT o.id, o.notification_id, o.channel, o.state, o.created_at FROM notification_deliveries o
+        WHERE o.tenant_id = d.tenant_id AND o.user_id = d.user_id AND o.id < d.id
+        ORDER BY o.id DESC
+        LIMIT 10) AS o
+    JOIN LATERAL (
+        SELECT n.id, n.published_at,
+               CASE n.audience WHEN 'tenant' THEN 'tenant' WHEN 'topic' THEN 'topic:' || n.topic
+                               ELSE 'user:' || d.user_id END AS stream
+        FROM notifications n WHERE n.tenant_id = d.tenant_id AND n.id >= o.notification_id
+        ORDER BY n.id
+        LIMIT 1) AS n ON n.id = o.notification_id
+    WHERE o.channel = 'push' AND o.state IN ('sent', 'delivered') AND o.created_at > now() - interval '3 days'
+      AND coalesce(
+          (SELECT x.read FROM (
+               SELECT x.user_id, x.notification_id, x.read FROM notification_receipts x
+               WHERE x.tenant_id = d.tenant_id
+                 AND (x.user_id, x.notification_id) >= (d.user_id, o.notification_id)
+               ORDER BY x.user_id, x.notification_id
+               LIMIT 1) AS x
+           WHERE x.user_id = d.user_id AND x.notification_id = o.notification_id),
+          (SELECT e.seq > m.joined_seq AND e.seq <= m.read_all_seq
+           FROM stream_members m
+           CROSS JOIN LATERAL (
+               SELECT e.seq, e.notification_id FROM stream_events e
+               WHERE e.tenant_id = d.tenant_id AND e.stream = m.stream AND e.kind = 'notification'
+                 AND (e.created_at, e.notification_id) >= (n.published_at, o.notification_id)
+               ORDER BY e.created_at, e.notification_id
+               LIMIT 1) AS e
+           WHERE m.tenant_id = d.tenant_id AND m.user_id = d.user_id AND m.stream = n.stream
+             AND e.notification_id = o.notification_id),
+          false)) AS r
+ORDER BY d.place;

@@ -26,6 +26,12 @@ MANDATORY = frozenset({ADDRESS_VERIFICATION})
 #: Stands for every type, and for every channel.
 ANY = "*"
 
+#: A push waits so long for a person who is looking at the application to read what is there already (G-87), looked at
+#: anew after each: but a screen that nobody sits at must not hold it for ever, and what is urgent not for long.
+_LOOKING_WAIT = timedelta(seconds=15)
+LOOKING_LIMIT = timedelta(minutes=15)
+LOOKING_LIMIT_URGENT = timedelta(seconds=60)
+
 #: How long a delivery waits that is looked at before its notification is published.
 _UNPUBLISHED_WAIT = timedelta(minutes=1)
 
@@ -117,6 +123,9 @@ class Facts:
     now: of the database, aware. content: with an operator's changes applied; None: the notification is gone.
     address_id: the address that an operator has chosen. is_readable: False when the operator's changes do not
     open any more. addresses: of this channel, in the order in which they came to be.
+
+    Of push alone: is_looking: the person has the application before their eyes. privacy: how much may be seen of it.
+    reads: notifications pushed lately that were read since.
     """
 
     now: datetime
@@ -132,6 +141,9 @@ class Facts:
     topic: str | None = None
     address_id: UUID | None = None
     is_readable: bool = True
+    is_looking: bool = False
+    privacy: Literal["full", "title_only", "private"] = "full"
+    reads: tuple[UUID, ...] = ()
 
     @property
     def notification_type(self) -> str:
@@ -229,6 +241,8 @@ def in_time(facts: Facts) -> str | Drop:
 def recipient_active(facts: Facts) -> str | Drop:
     """The person is known and has not been switched off."""
     if facts.recipient is None:
+        if facts.claimed.channel == "push":
+            return "not introduced; a browser is enough"
         return Drop("the recipient is not known", "failed")
     return "active" if facts.recipient.is_active else Drop("the recipient is not active")
 
@@ -280,6 +294,20 @@ def unread(facts: Facts) -> str | Drop:
     return Drop("read already") if facts.is_read else "not read yet"
 
 
+def not_looking(facts: Facts) -> str | Defer:
+    """Nobody is pushed what they have before their eyes: they read it there, or stop looking."""
+    if facts.claimed.channel != "push":
+        return "not asked for this channel"
+    if not facts.is_looking:
+        return "not looking"
+    is_urgent = facts.content is not None and facts.content.priority == "urgent"
+    end = facts.claimed.created_at + (LOOKING_LIMIT_URGENT if is_urgent else LOOKING_LIMIT)
+    if facts.now >= end:
+        return "looking, and has not read it"
+    until = min(facts.now + max(_LOOKING_WAIT, (facts.now - facts.claimed.created_at) / 2), end)
+    return Defer(until, "the person is looking at the application")
+
+
 #: In the order in which they are asked. Their names are stored and shown, so they are never changed.
 GATES: tuple[Gate, ...] = (
     published,
@@ -291,6 +319,7 @@ GATES: tuple[Gate, ...] = (
     switched_on,
     not_opted_out,
     unread,
+    not_looking,
 )
 
 
