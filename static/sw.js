@@ -9,8 +9,8 @@
  * own (default: any https); icon, badge: for what brings none; language: of our own few words (default: the browser's).
  *
  * The payload is one JSON object: a Declarative Web Push message (web_push: 8030, notification {...}, app_badge) with
- * title, body, icon, badge, tag, data, actions and priority beside it; `reads`: ids to close, `receipt`: a token to
- * report with, `fetch`: {id, token} of what did not fit. docs/push.md.
+ * title, body, icon, badge, tag, data, actions and priority beside it; `data.receipt`: a token to report with, `reads`:
+ * ids to close, `fetch`: {id, token, when} of what did not fit ("shown") or is for nobody's lock screen ("clicked").
  */
 
 (() => {
@@ -33,6 +33,8 @@
   const base = new URL(settings.url ?? ".", self.location);
   if (!base.pathname.endsWith("/")) base.pathname += "/";
   const api = (path) => new URL(`api/v1/push/${path}`, base);
+
+  const ended = new Set(); // receipts of what a click or a read ended; some browsers call that closed, too
 
   const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
   const text = (value) => (typeof value === "string" && value ? value : undefined);
@@ -71,24 +73,28 @@
     }
   }
 
-  /** All of the payload. What did not fit is fetched, once; when that fails, what came must do. */
-  async function complete(payload) {
-    if (!isObject(payload.fetch)) return payload;
+  /** What a one-time token stands for, or null: offline, late, used already. */
+  async function whole({ id, token }) {
     try {
       const url = api("fetch");
-      url.search = new URLSearchParams({ id: payload.fetch.id, token: payload.fetch.token });
-      const answer = await fetch(url, {
-        cache: "no-store",
-        credentials: "omit",
-        signal: AbortSignal.timeout(FETCH_MS),
-      });
-      if (!answer.ok) return payload;
-      const rest = await answer.json();
-      return isObject(rest) ? { ...payload, ...rest } : payload;
+      url.search = new URLSearchParams({ id, token });
+      const signal = AbortSignal.timeout(FETCH_MS);
+      const answer = await fetch(url, { cache: "no-store", credentials: "omit", signal });
+      const payload = answer.ok ? await answer.json() : null;
+      return isObject(payload) ? payload : null;
     } catch {
-      return payload; // offline, late, or used already
+      return null;
     }
   }
+
+  /** All of the payload. What did not fit is fetched; when that fails, what came must do. */
+  async function complete(payload) {
+    const isShort = isObject(payload.fetch) && payload.fetch.when !== "clicked";
+    return isShort ? { ...payload, ...(await whole(payload.fetch)) } : payload;
+  }
+
+  /** Where a click on it leads, checked, or null. */
+  const linkOf = (said, data) => safeLink(data.action_url) ?? safeLink(said.navigate);
 
   /** What showNotification() takes. */
   function read(payload) {
@@ -97,15 +103,15 @@
     const data = { ...(isObject(payload.data) && payload.data), ...(isObject(declared.data) && declared.data) };
     const words = fallback();
     const title = text(said.title);
-    const id = text(data.notification_id) ?? text(payload.notification_id);
-    const links = {}; // action -> where it leads
-    const actions = [];
-    for (const one of Array.isArray(said.actions) ? said.actions : []) {
-      if (!text(one?.action) || !text(one.title)) continue;
-      actions.push({ action: one.action, title: one.title, ...(text(one.icon) && { icon: one.icon }) });
-      links[one.action] = safeLink(one.navigate ?? one.url);
-    }
-    const link = safeLink(data.action_url) ?? safeLink(said.navigate);
+    const id = text(data.notification_id);
+    const given = Array.isArray(said.actions) ? said.actions : [];
+    const actions = given.filter((one) => text(one?.action) && text(one.title));
+    const ours = {
+      link: linkOf(said, data),
+      links: Object.fromEntries(actions.map((one) => [one.action, safeLink(one.navigate ?? one.url)])),
+      receipt: text(data.receipt),
+      fetch: isObject(payload.fetch) && payload.fetch.when === "clicked" ? payload.fetch : undefined,
+    };
     const options = {
       body: text(said.body) ?? text(said.message) ?? (title ? "" : words.body),
       icon: text(said.icon) ?? settings.icon,
@@ -115,10 +121,10 @@
       lang: text(said.lang) ?? (title ? undefined : words.lang),
       dir: ["ltr", "rtl"].includes(said.dir) ? said.dir : "auto",
       silent: said.silent === true ? true : undefined,
-      requireInteraction: Boolean(said.requireInteraction ?? said.require_interaction ?? said.priority === "urgent"),
+      requireInteraction: Boolean(said.requireInteraction ?? said.priority === "urgent"),
       timestamp: Date.parse(said.timestamp) || undefined,
-      actions: actions.slice(0, self.Notification?.maxActions ?? 2),
-      data: { ...data, notification_id: id, carillon: { link, links, receipt: text(payload.receipt) } },
+      actions: actions.slice(0, self.Notification?.maxActions ?? 2).map(({ action, title }) => ({ action, title })),
+      data: { ...data, notification_id: id, carillon: ours },
     };
     for (const name of Object.keys(options)) if (options[name] === undefined) delete options[name];
     return { title: title ?? words.title, options };
@@ -146,7 +152,7 @@
     await show(payload);
     const ids = Array.isArray(payload.reads) ? payload.reads : [];
     const unread = payload.app_badge ?? payload.notification?.app_badge;
-    await Promise.allSettled([close(ids), mark(unread), report(payload.receipt, "shown")]);
+    await Promise.allSettled([close(ids), mark(unread), report(payload.data?.receipt, "shown")]);
   }
 
   // -- What was read elsewhere ----------------------------------------------------------------------
@@ -155,7 +161,9 @@
   async function close(ids) {
     if (ids && !ids.length) return;
     for (const one of await self.registration.getNotifications()) {
-      if (one.data?.carillon && (!ids || ids.includes(one.data.notification_id))) one.close();
+      if (!one.data?.carillon || (ids && !ids.includes(one.data.notification_id))) continue;
+      ended.add(one.data.carillon.receipt);
+      one.close();
     }
   }
 
@@ -220,9 +228,11 @@
   async function click({ notification, action }) {
     const { carillon, notification_id } = notification.data;
     const told = report(carillon.receipt, "clicked", action);
-    const link = action && action !== "view" ? carillon.links[action] : (carillon.links.view ?? carillon.link);
-    const isAnswer = action && action !== "view" && !link; // a button that leads nowhere, "dismiss": closing was all
-    if (!isAnswer) await open(link, { notification_id, action });
+    const said = carillon.fetch && (await whole(carillon.fetch)); // now somebody is there to see it
+    const link = (said && linkOf(said, said.data ?? {})) ?? carillon.link;
+    const wanted = action && action !== "view" ? carillon.links[action] : link;
+    const isOver = action && !wanted; // a button that leads nowhere, "dismiss": closing was all
+    if (!isOver) await open(wanted, { notification_id, action });
     await told;
   }
 
@@ -259,12 +269,13 @@
   self.addEventListener("pushsubscriptionchange", (event) => event.waitUntil(renew(event)));
   self.addEventListener("notificationclick", (event) => {
     if (!event.notification.data?.carillon) return;
+    ended.add(event.notification.data.carillon.receipt);
     event.notification.close();
     event.waitUntil(click(event));
   });
   self.addEventListener("notificationclose", (event) => {
     const { carillon } = event.notification.data ?? {};
-    if (carillon) event.waitUntil(report(carillon.receipt, "closed"));
+    if (carillon && !ended.has(carillon.receipt)) event.waitUntil(report(carillon.receipt, "closed"));
   });
   self.addEventListener("message", (event) => {
     const { carillon, ids, unread } = event.data ?? {};
