@@ -114,7 +114,7 @@ async def open_database(settings: DatabaseSettings) -> Database:
             server_settings={
                 "application_name": "carillon",
                 "statement_timeout": str(int(settings.statement_timeout.total_seconds() * 1000)),
-                "idle_in_transaction_session_timeout": "10000",
+                "idle_in_transaction_session_timeout": "5000",
                 "timezone": "UTC",
                 # Planned for one tenant's values, a tenant that has just begun to grow looks empty, and reading
                 # all of it looks cheaper than its primary key. A plan for any tenant cannot make that mistake.

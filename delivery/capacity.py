@@ -114,7 +114,7 @@ class Capacity:
                     continue
                 if verdict == "probe":
                     interval = self._settings.probe_interval.total_seconds()
-                    if self._busy[channel.name] or ticks - self._probed.get(key, -interval) < interval:
+                    if ticks - self._probed.get(key, -interval) < interval:
                         continue
                     self._probed[key] = ticks
                     return Room(channel.name, 1, CAMPAIGN_LANE)

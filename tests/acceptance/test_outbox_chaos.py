@@ -36,9 +36,9 @@ DELIVERIES = int(os.environ.get("CARILLON_CHAOS_DELIVERIES", "2000"))
 SEED = int(os.environ.get("CARILLON_CHAOS_SEED", random.randrange(10**6)))
 IS_FULL = DELIVERIES >= 10_000
 
-WORKERS = 3
+WORKERS = 4
 PEOPLE = 40
-PER_SECOND = 120  # accepted; what the workers can do, three of them dead or new at any moment
+PER_SECOND = 120  # accepted; what the workers can do, some of them dead or new at any moment
 KILL_EVERY_S = 2.0
 
 LEASE = timedelta(seconds=15 if IS_FULL else 5)
