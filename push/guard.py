@@ -67,13 +67,13 @@ def check_endpoint(text: str, settings: Whereabouts) -> str:
     """
     if len(text) > ENDPOINT_MAX_CHARACTERS:
         raise _refused(f"must have at most {ENDPOINT_MAX_CHARACTERS} characters")
+    if text[:8].lower() != "https://":
+        raise _refused("must begin with https://")
     try:
         parts = urlsplit(text)
         name, port = parts.hostname, parts.port
     except ValueError:
         raise _refused("must be a URL") from None
-    if parts.scheme != "https":
-        raise _refused("must begin with https://")
     if "@" in parts.netloc:
         raise _refused("must hold no user name")
     rest = text.partition("://")[2].removeprefix(parts.netloc)

@@ -202,7 +202,7 @@ class KeepAliveTransport:
         now = asyncio.get_running_loop().time()
         while kept:
             connection = kept.pop()
-            if connection.is_free and connection.freed > now - self._idle_s:
+            if connection.freed > now - self._idle_s and connection.is_usable():
                 return connection
             connection.close()
         return None
@@ -267,7 +267,7 @@ class KeepAliveTransport:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.sock_connect(made, tuple(address))
             _, connection = await loop.create_connection(
-                lambda: _Connection(loop), sock=made, ssl=self._tls, server_hostname=host
+                lambda: _Connection(loop, made), sock=made, ssl=self._tls, server_hostname=host
             )
         except BaseException:
             made.close()
@@ -290,6 +290,7 @@ class _Connection(asyncio.Protocol):
         "_buffer",
         "_head",
         "_loop",
+        "_raw",
         "_transport",
         "_until",
         "_waiting",
@@ -300,12 +301,13 @@ class _Connection(asyncio.Protocol):
         "requests",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, raw: socket.socket) -> None:
         self.lost: asyncio.Future[None] = loop.create_future()
         self.is_free = False
         self.requests = 0
         self.made = self.freed = loop.time()
         self._loop = loop
+        self._raw = raw
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._waiting: asyncio.Future[Answer | _Ended] | None = None
@@ -323,6 +325,17 @@ class _Connection(asyncio.Protocol):
         self._until = self._loop.call_at(deadline, self._overdue)
         self._transport.write(data)
         return waiting
+
+    def is_usable(self) -> bool:
+        """Whether another request can go this way: the kernel may know of an end that the loop has not told us yet."""
+        if not self.is_free:
+            return False
+        try:
+            return self._raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     def close(self) -> None:
         self.is_free = False
