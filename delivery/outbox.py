@@ -7,7 +7,7 @@ attempt number decide, no worker can undo, however late it wakes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -204,7 +204,18 @@ class Outbox:
         self._database = database
         self._worker = worker
         self._lease = lease
-        self._after: dict[str, str] = {}  # the tenant after which a channel's next claim looks
+        # Of channels that are not looked through: the tenant after which the next claim looks.
+        self._after: dict[str, str] = {}
+        self._again: set[str] = set()  # of those: to be looked through once more
+
+    @property
+    def unlooked(self) -> Set[str]:
+        """Channels in which claims have not looked at every tenant yet: there may be more that is due."""
+        return self._after.keys()
+
+    def look_anew(self) -> None:
+        """Something may have come for a tenant that claims have passed already."""
+        self._again.update(self._after)
 
     async def claim(self, rooms: Sequence[Room]) -> list[Claimed]:
         """Take what is due, the most urgent first. Raises ServiceError (unavailable)."""
@@ -220,7 +231,13 @@ class Outbox:
                 self._lease,
                 TENANTS_PER_CLAIM,
             )
-        self._after.update((row["looked_channel"], row["look_after"]) for row in rows)
+        for channel, after in {row["looked_channel"]: row["look_after"] for row in rows}.items():
+            if after or channel in self._again:
+                self._after[channel] = after
+            else:
+                self._after.pop(channel, None)
+            if not after:
+                self._again.discard(channel)
         claimed = [_claimed(row) for row in rows if row["id"] is not None]
         claimed.sort(key=lambda one: (one.lane, one.id))
         return claimed

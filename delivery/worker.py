@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from random import Random
 from typing import NamedTuple, Protocol
@@ -182,6 +182,7 @@ class Worker:
         self._exchanged = clock.monotonic() - _ACCOUNTS_AGE_S
         self._behind: Set[str] = frozenset()  # channels that may have more to do than there was room for
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
 
     def wake(self) -> None:
         """There is something to do, or there may be."""
@@ -190,6 +191,7 @@ class Worker:
 
     async def run(self) -> None:
         """Work until cancelled; then finish what is under way."""
+        self._is_stopping = False
         self._observer.started(self.name)
         beside = [
             asyncio.create_task(self._recorder.run(), name="recorder"),
@@ -203,16 +205,19 @@ class Worker:
 
     async def run_once(self) -> WorkerStats:
         """Attempt everything that is due now, and return when it is written down."""
+        self._is_stopping = False
         self._observer.started(self.name)
         beside = [asyncio.create_task(self._recorder.run(), name="recorder")]
         try:
             await self._exchange()
             while await self._expand():
                 pass
-            while await self._claim(self._capacity.rooms()) or self._tasks:
+            rooms = self._capacity.rooms()
+            while await self._claim(rooms) or self._tasks or self._unlooked(rooms):
                 while self._tasks:
                     await asyncio.wait(self._tasks)
                 await self._recorder.drained()
+                rooms = self._capacity.rooms()
         finally:
             await self._finish(beside)
         return self.stats
@@ -262,6 +267,7 @@ class Worker:
                 now = self._clock.monotonic()
                 if self._is_rung or now - looked >= poll:
                     self._is_rung, looked = False, now
+                    self._outbox.look_anew()
                     rooms, left = self._capacity.rooms(), _EVERY_CHANNEL
                 else:
                     rooms, left = self._capacity.rooms(at_least=_WORTHWHILE), self._behind
@@ -272,10 +278,20 @@ class Worker:
                 self._observer.failed(error.code)
                 await self._clock.sleep(poll)
                 continue
+            except Exception as error:  # one statement that fails must not end all deliveries
+                log.exception("claim_failed")
+                self._observer.failed(type(error).__name__)
+                await self._clock.sleep(poll)
+                continue
             asked = {room.channel for room in rooms if room.last_lane == CAMPAIGN_LANE}
-            self._behind = left - asked | {one.channel for one in claimed}
-            if not claimed:
+            unlooked = self._unlooked(rooms)
+            self._behind = left - asked | {one.channel for one in claimed} | unlooked
+            if not claimed and not unlooked:
                 await self._stir(looked + poll - self._clock.monotonic())
+
+    def _unlooked(self, rooms: Sequence[Room]) -> Set[str]:
+        """Of the channels that were asked, those in which there may be more that is due."""
+        return self._outbox.unlooked & {room.channel for room in rooms}
 
     async def _stir(self, seconds: float) -> None:
         """Until somebody rings or something under way has ended, or the time is over."""
@@ -284,20 +300,32 @@ class Worker:
                 await self._stirred.wait()
 
     async def _claim(self, rooms: Sequence[Room]) -> Sequence[Claimed]:
-        """Claim what there is room for and begin with it."""
+        """
+        Claim what there is room for and begin with it. Stopped in the middle, it waits for what the database says:
+        what was claimed by then is ours, and nobody else's before the lease ends.
+        """
         if not rooms:
             return ()
         began = self._clock.monotonic()
-        claimed = await self._outbox.claim(rooms)
+        claiming = asyncio.ensure_future(self._outbox.claim(rooms))
+        try:
+            claimed = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            with suppress(ServiceError):
+                self._begin(await claiming, began)
+            raise
         self.stats.claims += 1
+        self._begin(claimed, began)
+        return claimed
+
+    def _begin(self, claimed: Sequence[Claimed], began: float) -> None:
         if not claimed:
-            return ()
+            return
         self._observer.claimed(claimed)
         for one in claimed:
             self._capacity.take(one.channel)
             self.stats.orphans += one.is_orphan
         self._spawn(self._attempt(claimed, began))
-        return claimed
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -313,9 +341,12 @@ class Worker:
             self._observer.failed(type(error).__name__)
 
     async def _finish(self, beside: Sequence[asyncio.Task[None]]) -> None:
-        """Let what is under way come to its end, write it down, and stop the rest."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=self._settings.provider_timeout.total_seconds() + 1)
+        """Let what is under way come to its end, give back what was not begun, write it down, and stop the rest."""
+        self._is_stopping = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.provider_timeout.total_seconds() + 1):
+                while self._tasks:  # one may begin others
+                    await asyncio.wait(self._tasks)
         try:
             async with asyncio.timeout(5):
                 await self._recorder.drained()
@@ -388,7 +419,7 @@ class Worker:
             case Defer(until=until, reason=reason):
                 wait = max(until - facts.now, timedelta(0))
                 deferred = Conclusion(state="deferred", outcome="policy_defer", reason=reason, wait=wait)
-                self._conclude(claimed, facts, deferred, gates)
+                self._conclude(claimed, facts, self._undecided(claimed, deferred), gates)
             case Send(address=address):
                 if (abandoned := abandon(claimed, self._retries)) is not None:
                     self._conclude(claimed, facts, abandoned, gates)
@@ -438,6 +469,9 @@ class Worker:
         began: float,
     ) -> Way | None:
         """The account to send by; None when there is none now or no time, and the delivery waits."""
+        if self._is_stopping:
+            self._release(claimed, "the worker was stopped")
+            return None
         if self._clock.monotonic() - began > self._settings.latest_start:
             self._release(claimed, "there was no time left before the lease ended")
             return None
@@ -515,7 +549,16 @@ class Worker:
         released = Conclusion(
             state="queued", outcome="released", reason=reason, wait=timedelta(seconds=self._random.random())
         )
-        self._conclude(claimed, None, released, None)
+        self._conclude(claimed, None, self._undecided(claimed, released), None)
+
+    def _undecided(self, claimed: Claimed, waiting: Conclusion) -> Conclusion:
+        """How it waits about which nothing was decided: what nobody knows the end of stays unknown."""
+        channel = self._channels.get(claimed.channel)
+        is_unknown = claimed.is_orphan or claimed.was_unknown
+        if channel is None or channel.unknown != "reconcile" or not is_unknown:
+            return waiting
+        until_receipt = self._retries.reconcile_after if claimed.is_orphan else timedelta(0)
+        return replace(waiting, state="unknown", wait=max(waiting.wait or timedelta(0), until_receipt))
 
     def _conclude(
         self,
