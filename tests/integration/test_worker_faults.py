@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from core.clock import SystemClock
 from core.outcome import Outcome, Retry, Sent, Unknown
 from delivery.breaker import BreakerSettings
 from delivery.channel import Address, Channel, Message, UnknownPolicy
 from delivery.conclusion import RetrySettings
 from delivery.draft import Everyone, Users
-from delivery.outbox import Outbox, Room
+from delivery.outbox import Claimed, Outbox, Room
 from tests.stores import Stores, open_stores
-from tests.workers import a_worker, channel, introduce, working
+from tests.workers import Seen, a_worker, channel, introduce, working
 
 PEOPLE = tuple(f"person-{number:02}" for number in range(40))
 
@@ -276,3 +277,32 @@ async def test_urgent_overtakes_a_campaign(stores: Stores) -> None:
     [place] = [place for place, (_, message) in enumerate(provider.asked) if message.priority == "urgent"]
     assert len(provider.asked) == 401
     assert place - sent_before < 40, "what was under way, and what was sent while it was submitted"
+
+
+class Skipping(SystemClock):
+    """The time that a process is frozen has gone by when it goes on."""
+
+    skipped = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.skipped
+
+
+async def test_a_worker_that_was_frozen_after_its_claim_sends_nothing_that_might_outlive_the_lease(
+    stores: Stores,
+) -> None:
+    """Of a lease of 15 s there must be the 8 s of a call, and one more, when the call begins."""
+    clock, provider = Skipping(), Told()
+
+    class Freezing(Seen):
+        def claimed(self, claimed: Sequence[Claimed]) -> None:
+            clock.skipped += 6.5
+
+    await stores.send(PEOPLE[0], channels=("email",))
+    worker = a_worker(stores.database, ways(provider), observer=Freezing(), clock=clock)
+    async with working(worker):
+        await becomes(stores, "SELECT FROM delivery_attempts WHERE outcome = 'released'")
+
+    assert not provider.asked
+    [row] = await stores.query("SELECT state, unknowns, retries FROM notification_deliveries")
+    assert tuple(row) == ("queued", 0, 0)
