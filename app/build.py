@@ -29,6 +29,7 @@ from app.delivering import delivering
 from app.jwks import PublishedKeys
 from app.migrate import migrate, pending
 from app.own_tokens import own_token
+from app.pushing import open_push
 from app.settings import BadSetting, Settings
 from app.working import worker
 from core.clock import SystemClock
@@ -41,6 +42,7 @@ from delivery.accounts_store import Accounts
 from delivery.api_keys_store import ApiKeys
 from delivery.channel import Channel
 from delivery.channels import channels, close
+from delivery.channels.push import PushProvider
 from delivery.channels.simulator import SimulatedReceipt
 from delivery.channels.telegram_webhook import TelegramWebhook
 from delivery.connections_store import ConnectionLog, PastConnection
@@ -186,7 +188,12 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     await feed.read()
     events, depth = DeliveryEvents(clock), QueueDepth(Accounts(database), clock)
     metrics.read_deliveries(events, depth.read)
-    ways = await open_channels(settings, database, vault, http, clock, wake, stack, events)
+    push = await open_push(
+        settings.push, database, vault, clock, stack, deadline=settings.worker.provider_timeout
+    )
+    ways = await open_channels(
+        settings, database, vault, http, clock, wake, stack, events, push=push.provider
+    )
     ingest = Ingest(database, hub, clock, settings.ingest, wake=wake)
     await ingest.start()
     stack.push_async_callback(ingest.close)
@@ -198,7 +205,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         _watch_jobs(metrics, jobs)
 
     if "worker" in settings.process.roles:
-        at_work.append(worker(settings, database, vault, ways, events, clock))
+        at_work.append(worker(settings, database, vault, ways, events, clock, presence.looking))
         _go_on(stack, depth.run())
         _go_on(stack, at_work[0].run())
 
@@ -209,6 +216,8 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         hub,
         vault,
         clock,
+        push=push,
+        links=settings.links,
         alerting=alerting(settings.alerts),
         addresses=RecipientSettings(webhook_http=settings.webhook.http),
         codes=settings.codes,
@@ -298,6 +307,8 @@ async def open_channels(
     wake: Callable[[], None],
     stack: AsyncExitStack,
     events: DeliveryEvents | None = None,
+    *,
+    push: PushProvider | None = None,
 ) -> Mapping[str, Channel]:
     """
     The channels of this process.
@@ -318,7 +329,7 @@ async def open_channels(
         )
         await receipts.record([receipt])
 
-    opened = channels(settings.ways, http, clock, report)
+    opened = channels(settings.ways, http, clock, report, push=push)
     stack.push_async_callback(close, opened)
     sandbox = settings.sandbox.is_on
     if not await may_start(database, sandbox=sandbox, production=settings.production):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from app.pushing import Pushing
 from core.clock import Clock
 from core.database import Database
 from core.vault import Vault
@@ -13,13 +14,16 @@ from delivery.audit_store import Audit
 from delivery.broadcasts_store import Broadcasts, BroadcastSettings
 from delivery.channel import Channel
 from delivery.channels.telegram_webhook import TelegramWebhook
+from delivery.composing import Composer, LinkSettings
 from delivery.conclusion import RetrySettings
 from delivery.deliveries_store import Deliveries
 from delivery.endpoints_store import Endpoints
+from delivery.facts import FactsReader
 from delivery.hooks import Hooks
 from delivery.inbound_store import InboundMessages
 from delivery.keryu_store import KeryuNotifications
 from delivery.preferences_store import Preferences
+from delivery.pushes_store import Pushes
 from delivery.receipts_store import Receipts
 from delivery.recipients_store import Recipients, RecipientSettings
 from delivery.routing import OUR_ROUTES, AlertSettings, Routes
@@ -56,6 +60,8 @@ class Delivering:
     recipients: Recipients
     verifications: Verifications
     endpoints: Endpoints
+    push: Pushing
+    pushes: Pushes
     receipts: Receipts
     inbound: InboundMessages
     telegram_links: TelegramLinks
@@ -76,6 +82,8 @@ def delivering(
     vault: Vault,
     clock: Clock,
     *,
+    push: Pushing,
+    links: LinkSettings | None = None,
     alerting: Alerting | None = None,
     addresses: RecipientSettings | None = None,
     codes: VerificationSettings | None = None,
@@ -103,6 +111,10 @@ def delivering(
         recipients=recipients,
         verifications=Verifications(database, vault, recipients, publisher, codes),
         endpoints=Endpoints(database, vault, clock),
+        push=push,
+        pushes=Pushes(
+            database, FactsReader(database, vault, ["push"]), Composer(vault, links or LinkSettings())
+        ),
         receipts=Receipts(database, clock, (retries or RetrySettings()).fallbacks(), wake, events),
         inbound=InboundMessages(database, vault, recipients, telegram_links, clock),
         telegram_links=telegram_links,

@@ -19,6 +19,7 @@ import structlog
 from app.build import open_channels
 from app.first_run import prepared
 from app.migrate import migrate
+from app.pushing import open_push
 from app.settings import Settings
 from app.working import worker
 from core.clock import SystemClock
@@ -83,7 +84,12 @@ async def _opened(settings: Settings, *, dry_run: bool) -> AsyncIterator[Worker]
         def wake() -> None:
             made.wake()
 
-        channels = await open_channels(settings, database, vault, http, clock, wake, stack)
+        push = await open_push(
+            settings.push, database, vault, clock, stack, deadline=settings.worker.provider_timeout
+        )
+        channels = await open_channels(
+            settings, database, vault, http, clock, wake, stack, push=push.provider
+        )
         observer: Observer = Unobserved() if dry_run else DeliveryEvents(clock)
         made = worker(settings, database, vault, channels, observer, clock)
         yield made

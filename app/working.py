@@ -16,7 +16,7 @@ from delivery.capacity import Capacity
 from delivery.channel import Channel
 from delivery.composing import Composer
 from delivery.endpoints_store import Endpoints
-from delivery.facts import FactsReader
+from delivery.facts import FactsReader, Looking, nobody_looks
 from delivery.outbox import Outbox
 from delivery.recording import Recorder
 from delivery.worker import Observer, Worker
@@ -29,8 +29,9 @@ def worker(
     channels: Mapping[str, Channel],
     observer: Observer,
     clock: Clock,
+    looking: Looking = nobody_looks,
 ) -> Worker:
-    """A worker that has not begun."""
+    """A worker that has not begun. looking: who has the application before their eyes is not pushed to."""
     name = f"{settings.process.node}-{secrets.token_hex(4)}"
     made: Worker
 
@@ -40,7 +41,9 @@ def worker(
     made = Worker(
         name=name,
         outbox=Outbox(database, name, settings.worker.lease),
-        facts=FactsReader(database, vault, [one.name for one in channels.values() if one.is_configured]),
+        facts=FactsReader(
+            database, vault, [one.name for one in channels.values() if one.is_configured], looking
+        ),
         endpoints=Endpoints(database, vault, clock),
         broadcasts=Broadcasts(database, settings.broadcasts),
         accounts=Accounts(database),

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +27,13 @@ class Sent:
     The provider took it.
 
     provider_ref: how the provider calls it, for receipts. is_final: no receipt will follow, so nothing is
-    known beyond this.
+    known beyond this. reached: receipts were quicker than the answer, and say that it has come so far.
     """
 
     name: ClassVar[str] = "sent"
     provider_ref: str | None = None
     is_final: bool = False
+    reached: Literal["delivered", "read"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +49,15 @@ class Retry(_Ended):
 
     after: not before this is over (Retry-After), where the provider says so. throttled: the provider has
     had enough of the whole account, not of this message: nobody sends through it until `after` is over.
+    elsewhere: the trouble is one receiver's of many, and says nothing about the account. partly: some of it was
+    sent; when trying again has an end, it counts as sent.
     """
 
     name: ClassVar[str] = "retry"
     after: timedelta | None = None
     throttled: bool = False
+    elsewhere: bool = False
+    partly: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +101,11 @@ class Fail(_Ended):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unknown(_Ended):
-    """It was handed over and no answer came: sent or not, nobody here knows."""
+    """It was handed over and no answer came: sent or not, nobody here knows. elsewhere, partly: as for Retry."""
 
     name: ClassVar[str] = "unknown"
+    elsewhere: bool = False
+    partly: bool = False
 
 
 Outcome: TypeAlias = Sent | Retry | Defer | Fallback | Suppress | Halt | Fail | Unknown

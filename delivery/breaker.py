@@ -63,6 +63,8 @@ class Account:
                 return replace(known, resume_at=max(until, self.resume_at or until))
             case Halt():
                 return replace(self._failed(outcome, now), breaker="halted", opened_at=self.opened_at or now)
+            case Retry(elsewhere=True) | Unknown(elsewhere=True):
+                return replace(self._failed(outcome, now), failures=self.failures)
             case Retry() | Unknown():
                 known = replace(self._failed(outcome, now), failures=self.failures + 1)
                 if known.failures < settings.failures or self.breaker != "closed":

@@ -61,6 +61,9 @@ class Message:
     callback_url: where the provider is asked to report what becomes of it, with the delivery in it; None where
     there is no public URL, and then no receipts are asked for.
     event: of an outgoing webhook event: its body, in place of the words.
+
+    Of push: home: where the application is; None: where the page is. collapse_key: what has the same one replaces
+    it. privacy: how much may be seen of it. reads: notifications that were read elsewhere and may still be shown.
     """
 
     tenant_id: str
@@ -83,6 +86,10 @@ class Message:
     unsubscribe_url: str | None = field(default=None, repr=False)
     callback_url: str | None = field(default=None, repr=False)
     event: Mapping[str, Any] | None = field(default=None, repr=False)
+    home: str | None = None
+    collapse_key: str | None = field(default=None, repr=False)
+    privacy: Literal["full", "title_only", "private"] = "full"
+    reads: tuple[UUID, ...] = ()
 
 
 class Provider(Protocol):

@@ -75,7 +75,7 @@ class Composer:
             notification_id=content.id,
             notification_type=content.notification_type,
             priority=content.priority,
-            action_url=self._absolute(content.action_url),
+            action_url=self._link(claimed.channel, content.action_url),
             metadata=content.metadata,
             created_at=content.created_at,
             expires_at=content.expires_at,
@@ -84,7 +84,16 @@ class Composer:
             locale=recipient.locale if recipient is not None else None,
             unsubscribe_url=unsubscribe,
             callback_url=callback,
+            home=self._site_url,
+            collapse_key=content.collapse_key,
+            privacy=facts.privacy,
+            reads=facts.reads,
         )
+
+    def _link(self, channel: str, action_url: str | None) -> str | None:
+        """A browser that the application was opened in knows what a path belongs to."""
+        absolute = self._absolute(action_url)
+        return action_url if absolute is None and channel == "push" else absolute
 
     def _absolute(self, action_url: str | None) -> str | None:
         """A link that works outside the application; None where nobody knows what it belongs to."""

@@ -84,7 +84,8 @@ def conclude(
     """
     match outcome:
         case Sent():
-            return Conclusion(state="sent", outcome=outcome.name, provider_ref=outcome.provider_ref)
+            state = outcome.reached or "sent"
+            return Conclusion(state=state, outcome=outcome.name, provider_ref=outcome.provider_ref)
         case Retry() if outcome.throttled or is_probe:
             wait = _jittered(settings.retry_base, settings.retry_base, 0, jitter, outcome.after)
             return _waits("queued", outcome, wait)
@@ -183,6 +184,9 @@ def _again(
     *,
     unknowns: int = 0,
 ) -> Conclusion:
+    if claimed.retries + 1 >= settings.attempts and outcome.partly:
+        reason = f"not everywhere: {outcome.reason}"
+        return Conclusion(state="sent", outcome="sent", code=outcome.code, reason=reason, retries=1)
     if claimed.retries + 1 >= settings.attempts:
         reason = f"given up after {settings.attempts} attempts; the last one: {outcome.reason}"
         return _dead(outcome, reason, retries=1, unknowns=unknowns)

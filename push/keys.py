@@ -180,6 +180,11 @@ class PushSettings:
     ttl_urgent: timedelta = LIVES["urgent"]  # the same, for priority urgent
     timeout: timedelta = timedelta(seconds=10)  # one request, connecting included
     batch_key: int = 1  # messages that one sender key encrypts: more is cheaper, and ties them together
+    icon: str | None = None  # https URL, or path of the application, of a picture that notifications show
+    badge: str | None = None  # the same, of a small one in one colour, for the status bar of phones
+    unseen: timedelta = timedelta(
+        days=60
+    )  # a browser whose page was not opened for so long is pushed to no more
     ca_file: Path | None = None  # certificates of authorities to trust in place of the system's
     resolve: frozenset[str] = frozenset()  # https://host=address:port, for tests; refused in production
 

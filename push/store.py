@@ -37,12 +37,6 @@ Ended: TypeAlias = Literal["sent", "gone", "refused", "retry", "unknown", "too_l
 #: What a browser says of a push (docs/push.md).
 Event: TypeAlias = Literal["shown", "clicked", "closed"]
 
-#: How much of a notification a lock screen may show (X-27).
-Privacy: TypeAlias = Literal["full", "title_only", "private"]
-
-#: The type of notification that stands for every one.
-ANY_TYPE = "*"
-
 #: Browsers of one person; one more ends the one that was seen longest ago.
 MAX_BROWSERS = 20
 
@@ -309,20 +303,6 @@ class Subscriptions:
                 if count < limit:
                     break
         return done
-
-    # --- privacy ---
-
-    async def privacy(self, tenant_id: str) -> dict[str, Privacy]:
-        """How much of each type of notification may be seen; `*`: of any other."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(SQL["privacy"], tenant_id)
-        return {row["notification_type"]: row["privacy"] for row in rows}
-
-    async def put_privacy(self, tenant_id: str, privacy: Mapping[str, Privacy]) -> None:
-        """In place of what the tenant had."""
-        async with self._database.transaction() as connection:
-            await connection.execute(SQL["forget_privacy"], tenant_id)
-            await connection.execute(SQL["put_privacy"], tenant_id, list(privacy), list(privacy.values()))
 
     # --- within ---
 

@@ -175,19 +175,6 @@ ON CONFLICT (tenant_id, delivery_id, subscription_id) DO UPDATE SET fetched_at =
 WHERE p.fetched_at IS NULL
 RETURNING true;
 
--- name: privacy
---   $1 tenant id text
-SELECT notification_type, privacy FROM push_privacy WHERE tenant_id = $1 ORDER BY notification_type;
-
--- name: forget_privacy
---   $1 tenant id text
-DELETE FROM push_privacy WHERE tenant_id = $1;
-
--- name: put_privacy
---   $1 tenant id text, $2 types text[], $3 privacy text[]
-INSERT INTO push_privacy (tenant_id, notification_type, privacy)
-SELECT $1, * FROM unnest($2::text[], $3::text[]);
-
 -- name: end_unseen
 -- Browsers whose page has not been opened for long, of all tenants: push services may answer 201 for them for years.
 -- Leans on idx_push_subscriptions_age.

@@ -21,6 +21,7 @@ from app.api.routes import everything
 from app.api.services import ApiSettings, Services
 from app.authentication import Authentication, RevocationFeed
 from app.delivering import delivering
+from app.pushing import open_push
 from core.clock import SystemClock
 from core.database import Database, DatabaseSettings, open_database
 from core.identity import TokenSettings, Verifier, mint
@@ -40,6 +41,7 @@ from hub.hub import Hub
 from hub.node import Node
 from hub.peers import NodeStatus, Peers
 from hub.presence import MemoryPresence, PresenceSettings
+from push.keys import PushSettings
 
 KEY = Key.secret("a secret of this test, 32 bytes or more")
 HOUR = timedelta(hours=1)
@@ -101,7 +103,7 @@ class Edge:
 
 
 @asynccontextmanager
-async def serving(dsn: str) -> AsyncIterator[Edge]:
+async def serving(dsn: str, *, push: PushSettings | None = None) -> AsyncIterator[Edge]:
     """The whole edge over the real parts, in this event loop."""
     async with AsyncExitStack() as stack:
         clock = SystemClock()
@@ -160,6 +162,8 @@ async def serving(dsn: str) -> AsyncIterator[Edge]:
                 node=hub.node, connections=0, users=0, streams=hub.streams, in_doubt=0, live=hub.live
             )
 
+        vault = Vault({"test": b"v" * 32})
+        pushing = await open_push(push or PushSettings(), opened, vault, clock, stack)
         services = Services(
             settings=ApiSettings(),
             clock=clock,
@@ -175,7 +179,7 @@ async def serving(dsn: str) -> AsyncIterator[Edge]:
             node=node,
             peers=Peers(status, hub.publish_control, clock),
             presence=presence,
-            delivery=delivering(opened, hub, Vault({"test": b"v" * 32}), clock),
+            delivery=delivering(opened, hub, vault, clock, push=pushing),
             health=Health(
                 [database(opened), broker(fan_out), epoch(history, lambda: hub.epoch)],
                 clock,

@@ -21,7 +21,7 @@ from delivery.channels.simulator import Simulator, SimulatorSettings
 from delivery.composing import Composer, LinkSettings
 from delivery.conclusion import Conclusion, RetrySettings
 from delivery.endpoints_store import Endpoints
-from delivery.facts import FactsReader
+from delivery.facts import FactsReader, Looking, nobody_looks
 from delivery.outbox import Claimed, Outbox
 from delivery.policy import Facts
 from delivery.recipients_store import Introduction, Recipients
@@ -89,6 +89,7 @@ def a_worker(
     breaker: BreakerSettings | None = None,
     links: LinkSettings | None = None,
     failpoints: frozenset[str] = frozenset(),
+    looking: Looking = nobody_looks,
     **settings: Any,
 ) -> Worker:
     """A worker that has not begun."""
@@ -102,7 +103,9 @@ def a_worker(
     made = Worker(
         name=name,
         outbox=Outbox(database, name, given.lease),
-        facts=FactsReader(database, VAULT, [one.name for one in channels.values() if one.is_configured]),
+        facts=FactsReader(
+            database, VAULT, [one.name for one in channels.values() if one.is_configured], looking
+        ),
         endpoints=Endpoints(database, VAULT, clock),
         broadcasts=Broadcasts(database),
         accounts=Accounts(database),

@@ -27,6 +27,7 @@ from app.api import (
     preferences,
     presence,
     provider_hooks,
+    push,
     recipients,
     sandbox,
     telegram,
@@ -466,5 +467,6 @@ def _delivery() -> list[Operation]:
         *broadcasts.operations(),
         *channels.operations(),
         *sandbox.operations(),
+        *push.operations(),
         *audit.operations(),
     ]

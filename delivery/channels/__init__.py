@@ -11,6 +11,7 @@ from core.clock import Clock
 from delivery.channel import UNKNOWN, Channel, Provider
 from delivery.channels import email, sms, telegram, webhook, whatsapp
 from delivery.channels.email import EmailSettings
+from delivery.channels.push import PushProvider
 from delivery.channels.simulator import Report, Simulator, SimulatorSettings
 from delivery.channels.sms import SmsSettings
 from delivery.channels.telegram import TelegramSettings
@@ -31,15 +32,21 @@ class ChannelSettings:
 
 
 def channels(
-    settings: ChannelSettings, http: aiohttp.ClientSession, clock: Clock, report: Report | None = None
+    settings: ChannelSettings,
+    http: aiohttp.ClientSession,
+    clock: Clock,
+    report: Report | None = None,
+    *,
+    push: PushProvider | None = None,
 ) -> dict[str, Channel]:
     """
     Every channel by its name, also those that are not configured.
 
-    report: told what becomes of what the simulator took.
+    report: told what becomes of what the simulator took. push: it alone keeps browsers of its own, so it is made
+    where the database is.
     """
     found: dict[str, Sequence[Provider]] = {
-        "push": (),
+        "push": () if push is None else (push,),
         "email": email.providers(settings.email, http),
         "sms": sms.providers(settings.sms, http),
         "whatsapp": whatsapp.providers(settings.whatsapp, http),

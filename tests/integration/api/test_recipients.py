@@ -338,6 +338,7 @@ def with_codes(edge: Edge, **settings: Any) -> Edge:
         edge.services.publisher,
         edge.services.delivery.vault,
         edge.services.clock,
+        push=edge.services.delivery.push,
         codes=VerificationSettings(**settings),
     )
     return edge.with_services(delivery=delivery)

@@ -1,0 +1,56 @@
+"""Web Push of this process: keys, browsers, the way to push services, and the channel that uses them."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+
+from core.clock import Clock
+from core.database import Database
+from core.vault import Vault
+from delivery.channels.push import PushProvider, Sender
+from push.keys import PushSettings
+from push.keys_store import KeyRing
+from push.sender import PushSender, SenderSettings
+from push.store import Subscriptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pushing:
+    """What Web Push needs."""
+
+    settings: PushSettings
+    keys: KeyRing
+    subscriptions: Subscriptions
+    sender: Sender
+    provider: PushProvider
+
+
+async def open_push(
+    settings: PushSettings,
+    database: Database,
+    vault: Vault,
+    clock: Clock,
+    stack: AsyncExitStack,
+    *,
+    sending: SenderSettings | None = None,
+    deadline: timedelta = timedelta(seconds=8),
+) -> Pushing:
+    """
+    With the key of the settings, else with one that is made once and kept in the database.
+
+    deadline: of one delivery. Raises ServiceError (unavailable; conflict for a key that was retired) and SealBroken.
+    """
+    keys = KeyRing(database, vault, clock)
+    if settings.key is not None:
+        await keys.adopt(settings.key)
+    else:
+        await keys.load()
+    subscriptions = Subscriptions(database, vault, clock)
+    sender = PushSender(settings, keys, clock, sending=sending)
+    stack.push_async_callback(sender.close)
+    provider = PushProvider(settings, subscriptions, sender, vault, clock, deadline=deadline)
+    return Pushing(
+        settings=settings, keys=keys, subscriptions=subscriptions, sender=sender, provider=provider
+    )
