@@ -30,6 +30,7 @@ Mint = Callable[[str], str]
 #: Of pages. No inline script or style, nothing from elsewhere, no text made into markup.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "manifest-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types carillon-push"  # the one that names the worker
 )
@@ -42,8 +43,11 @@ MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".png": "image/png",
     ".svg": "image/svg+xml",
     ".ts": "text/plain; charset=utf-8",
+    ".webmanifest": "application/manifest+json",
 }
 
 #: How the machine's own people call it.
@@ -79,22 +83,21 @@ def without_comments(source: str) -> str:
 def read_files(folder: Path = STATIC) -> tuple[str, Mapping[str, File]]:
     """The version of the folder, and its files by their path in it."""
     sources = {
-        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8")
+        path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.suffix in MEDIA_TYPES
     }
-    digest = sha256("\0".join(f"{name}\0{source}" for name, source in sources.items()).encode())
+    digest = sha256(b"\0".join(name.encode() + b"\0" + source for name, source in sources.items()))
     version = f"v-{digest.hexdigest()[:16]}"
     return version, {name: _file(name, source, version) for name, source in sources.items()}
 
 
-def _file(name: str, source: str, version: str) -> File:
+def _file(name: str, content: bytes, version: str) -> File:
     suffix = Path(name).suffix
     if suffix in (".js", ".css"):
-        source = without_comments(source)
+        content = without_comments(content.decode()).encode()
     elif suffix == ".html":
-        source = source.replace('"/static/', f'"/static/{version}/')
-    content = source.encode()
+        content = content.replace(b'"/static/', f'"/static/{version}/'.encode())
     return File(
         content=content,
         compressed=gzip.compress(content, 9, mtime=0),

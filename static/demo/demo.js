@@ -1,11 +1,10 @@
-/** The demo page: one person's inbox, live. Everything about the wire is in client.js; here are only its looks. */
+/** The demo page: one person's inbox, live. The wire is client.js, what is seen of it elements.js; here is the rest. */
 
 import { createHub } from "../client.js";
+import { useHub } from "../elements.js";
 
 const $ = (id) => document.getElementById(id);
 const wanted = new URLSearchParams(location.search).get("user");
-const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
-const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 
 const STATES = {
   connecting: () => "Connecting…",
@@ -29,10 +28,10 @@ async function getToken() {
 }
 
 function explain(text) {
-  $("feed").setAttribute("aria-busy", "false");
-  $("empty").hidden = false;
-  $("empty").querySelector(".empty-title").textContent = "No inbox";
-  $("empty").querySelector(".quiet").textContent = text;
+  const title = Object.assign(document.createElement("p"), { className: "empty-title", textContent: "No inbox" });
+  const why = Object.assign(document.createElement("p"), { className: "quiet", textContent: text });
+  $("inbox").texts = { signedOut: text };
+  $("empty").replaceChildren(title, why);
   return null;
 }
 
@@ -83,7 +82,7 @@ $("who").addEventListener("submit", (event) => {
   location.search = new URLSearchParams({ user: $("user").value });
 });
 
-// -- The light and the bell -------------------------------------------------------------------------
+// -- The light --------------------------------------------------------------------------------------
 
 let countdown;
 
@@ -99,175 +98,19 @@ hub.on("state", (state) => {
 });
 
 hub.on("count", ({ unread }) => {
-  const count = unread > 999 ? "999+" : String(unread);
-  $("badge").hidden = unread === 0;
-  $("badge").textContent = count;
-  $("bell").setAttribute("aria-label", unread ? `Inbox, ${count} unread` : "Inbox, nothing unread");
-  $("summary").textContent = unread ? `${count} unread` : "";
-  $("read-all").disabled = unread === 0;
-  document.title = unread ? `(${count}) Carillon` : "Carillon";
-});
-
-$("bell").addEventListener("click", () => {
-  const first = $("feed").querySelector(".item.unread") ?? $("feed").querySelector(".item");
-  (first ?? $("inbox")).focus();
-});
-
-hub.on("notification", ({ notification }) => {
-  const { title, message, priority } = notification;
-  $(priority === "urgent" ? "urgent" : "polite").textContent = `${title}. ${message}`;
-  arrived.add(notification.id);
-  $("bell").classList.remove("ringing");
-  void $("bell").offsetWidth; // so that the animation begins anew
-  $("bell").classList.add("ringing");
-});
-
-// -- The inbox --------------------------------------------------------------------------------------
-
-const shown = new Map(); // id -> article
-const arrived = new Set(); // ids that came while we watched: they are highlighted once
-let nextCursor = null;
-let isDrawn = true;
-
-hub.on("inbox", () => {
-  if (!isDrawn) return;
-  isDrawn = false; // however many events a turn brings, draw once
-  requestAnimationFrame(draw);
-});
-
-function draw() {
-  isDrawn = true;
-  const { items } = hub.inbox;
-  const wanted = new Set(items.map((item) => item.id));
-  for (const [id, article] of shown) {
-    if (wanted.has(id)) continue;
-    if (article.contains(document.activeElement)) (article.nextElementSibling ?? article.previousElementSibling ?? $("inbox")).focus();
-    article.remove();
-    shown.delete(id);
-  }
-  items.forEach((item, place) => {
-    const article = shown.get(item.id) ?? build(item.id);
-    fill(article, item, place, items.length);
-    const there = $("feed").children[place];
-    if (there !== article) $("feed").insertBefore(article, there ?? null);
-  });
-  if (hub.state.state !== "closed") $("empty").hidden = items.length > 0 || $("feed").ariaBusy === "true";
-  for (const article of shown.values()) article.tabIndex = -1;
-  const current = $("feed").querySelector(".item:focus, .item:focus-within") ?? $("feed").firstElementChild;
-  if (current) current.tabIndex = 0;
-}
-
-function build(id) {
-  const article = $("item").content.firstElementChild.cloneNode(true);
-  article.id = `n-${id}`;
-  article.querySelector(".title").id = `t-${id}`;
-  article.setAttribute("aria-labelledby", `t-${id}`);
-  article.querySelector(".toggle").addEventListener("click", () => {
-    const isRead = article.classList.contains("unread");
-    perform(isRead ? hub.inbox.markRead(id) : hub.inbox.markUnread(id));
-  });
-  article.querySelector(".archive").addEventListener("click", () => {
-    perform(hub.inbox.archive(id), `Archived “${article.querySelector(".title").textContent}”.`);
-  });
-  article.querySelector(".open").addEventListener("click", () => perform(hub.inbox.markRead(id)));
-  if (arrived.delete(id)) article.classList.add("new");
-  shown.set(id, article);
-  return article;
-}
-
-/** Only text goes into the page, never markup: what a notification says is somebody else's. */
-function fill(article, item, place, size) {
-  const part = (name) => article.querySelector(name);
-  const isUnread = !item.read;
-  article.classList.toggle("unread", isUnread);
-  article.dataset.priority = item.priority;
-  article.setAttribute("aria-posinset", place + 1);
-  article.setAttribute("aria-setsize", nextCursor ? -1 : size);
-  part(".title").textContent = item.title;
-  part(".message").textContent = item.message;
-  part(".type").textContent = item.notification_type.replaceAll("_", " ");
-  part(".priority").textContent = ["high", "urgent"].includes(item.priority) ? item.priority : "";
-  part(".toggle").textContent = isUnread ? "Mark read" : "Mark unread";
-  for (const name of [".toggle", ".archive", ".open"]) {
-    part(name).setAttribute("aria-label", `${part(name).textContent}: “${item.title}”`);
-  }
-  const link = hub.link(item);
-  part(".open").hidden = !link;
-  if (link) Object.assign(part(".open"), { href: link, rel: "noopener noreferrer" });
-  part("time").dateTime = item.created_at;
-  part("time").title = exact.format(new Date(item.created_at));
-  part("time").textContent = ago(item.created_at);
-}
-
-function ago(time) {
-  const seconds = Math.max(0, (hub.now() - Date.parse(time)) / 1_000);
-  for (const [unit, size] of [["day", 86_400], ["hour", 3_600], ["minute", 60]]) {
-    if (seconds >= size) return relative.format(-Math.floor(seconds / size), unit);
-  }
-  return "just now";
-}
-
-/** Arrow keys go from one notification to the next, as in any feed. */
-$("feed").addEventListener("keydown", (event) => {
-  const articles = [...$("feed").children];
-  const here = articles.indexOf(event.target.closest(".item"));
-  const there = { ArrowDown: here + 1, ArrowUp: here - 1, Home: 0, End: articles.length - 1 }[event.key];
-  if (there === undefined || !articles[there]) return;
-  event.preventDefault();
-  for (const article of articles) article.tabIndex = -1;
-  articles[there].tabIndex = 0;
-  articles[there].focus();
-});
-
-$("read-all").addEventListener("click", () => perform(hub.inbox.markAllRead(), "Everything is read."));
-$("more").addEventListener("click", () => load(nextCursor));
-setInterval(draw, 30_000); // "2 minutes ago" grows old
-
-async function load(cursor) {
-  try {
-    ({ nextCursor } = await hub.inbox.list({ limit: 30, cursor }));
-    $("more").hidden = !nextCursor;
-    $("feed").setAttribute("aria-busy", "false");
-    draw();
-  } catch (error) {
-    if (error.code !== "signed_out") say(`The inbox could not be read: ${error.message}`);
-  }
-}
-
-// -- The toast --------------------------------------------------------------------------------------
-
-let fading;
-
-/** Say what happened, with a way back where there is one. */
-function say(text, canUndo = false) {
-  clearTimeout(fading);
-  $("toast").hidden = false;
-  $("toast-text").textContent = text;
-  $("undo").hidden = !canUndo;
-  fading = setTimeout(fade, 8_000);
-}
-
-function fade() {
-  if ($("toast").matches(":hover, :focus-within")) fading = setTimeout(fade, 2_000);
-  else $("toast").hidden = true;
-}
-
-async function perform(change, done) {
-  try {
-    await change;
-    if (done) say(done, true);
-  } catch (error) {
-    say(`That did not work: ${error.message}`); // and client.js has taken it back
-  }
-}
-
-$("undo").addEventListener("click", async () => {
-  $("toast").hidden = true;
-  await perform(hub.inbox.undo());
-  $("inbox").focus();
+  document.title = unread ? `(${unread > 999 ? "999+" : unread}) Carillon` : "Carillon";
 });
 
 hub.on("error", ({ error }) => console.warn(error.code, error.message));
-hub.on("resync", () => load());
-hub.connect().catch(() => {}); // the light says why
-load();
+
+// -- What the page says -----------------------------------------------------------------------------
+
+let fading;
+
+function say(text) {
+  clearTimeout(fading);
+  $("said").textContent = text;
+  fading = setTimeout(() => ($("said").textContent = ""), 8_000);
+}
+
+useHub(hub); // every element on this page shows it, and the first of them connects it

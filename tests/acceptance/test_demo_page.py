@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, expect
+from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
 from tests.acceptance.browsers import chromium
 from tests.postgres import TEMPLATE, PostgresServer
@@ -121,77 +121,112 @@ async def opened(window: BrowserContext, hub: Hub, user: str) -> Page:
     return page
 
 
+def items(page: Page, what: str = "article") -> Locator:
+    """In the inbox on the page, not in the bell's."""
+    return page.locator("#inbox").locator(what)
+
+
+def badge(page: Page) -> Locator:
+    return page.locator("notify-bell [part=badge]")
+
+
 async def test_a_broadcast_made_by_the_printed_curl_rings_the_bell(hub, window):
     page = await opened(window, hub, "ada")
-    await expect(page.locator("#badge")).to_be_hidden()
+    await expect(badge(page)).to_be_hidden()
 
     await hub.broadcast()
 
-    await expect(page.locator(".item .title")).to_have_text(["Ding"])
-    await expect(page.locator("#badge")).to_have_text("1")
+    await expect(items(page, "[part=title]")).to_have_text(["Ding"])
+    await expect(badge(page)).to_have_text("1")
     await expect(page).to_have_title("(1) Carillon")
     await expect(page.get_by_role("button", name="Inbox, 1 unread")).to_be_visible()
-    await expect(page.locator("#polite")).to_contain_text("Ding")
+    await expect(page.locator("notify-toasts [part~=toast]")).to_contain_text("Ding")
+    await expect(page.locator("notify-toasts [part=polite]")).to_contain_text("Ding")
 
 
 async def test_the_command_on_the_page_works_as_copied(hub, window):
     page = await opened(window, hub, "bea")
     await page.get_by_role("button", name="Copy command").click()
-    await expect(page.locator("#toast-text")).to_contain_text("Copied")
+    await expect(page.locator("#said")).to_contain_text("Copied")
 
     await shell(await page.evaluate("() => navigator.clipboard.readText()"))
 
-    await expect(page.locator(".item .message")).to_have_text("This came from a terminal.")
+    await expect(items(page, "[part=message]")).to_have_text("This came from a terminal.")
 
 
 async def test_two_windows_of_one_person_agree_and_another_persons_does_not_care(hub, window):
     left, right = await opened(window, hub, "cleo"), await opened(window, hub, "cleo")
     other = await opened(window, hub, "dora")
     await left.get_by_role("button", name="Send it from here").click()
-    await expect(right.locator("#badge")).to_have_text("1")
+    await expect(badge(right)).to_have_text("1")
 
-    await right.locator(".item").focus()
+    await items(right).focus()
     await right.get_by_role("button", name="Mark read: “Ding!”").click()
 
-    await expect(left.locator("#badge")).to_be_hidden()
-    await expect(left.locator(".item.unread")).to_have_count(0)
-    await expect(other.locator(".item")).to_have_count(0)
+    await expect(badge(left)).to_be_hidden()
+    await expect(items(left, "article.unread")).to_have_count(0)
+    await expect(items(other)).to_have_count(0)
 
 
 async def test_what_was_archived_comes_back_by_undo_with_the_keyboard_alone(hub, window):
     page = await opened(window, hub, "ella")
     for _ in range(2):
         await page.get_by_role("button", name="Send it from here").click()
-    await expect(page.locator(".item")).to_have_count(2)
+    await expect(items(page)).to_have_count(2)
 
-    await page.locator("#bell").press("Enter")
-    await expect(page.locator(".item").first).to_be_focused()
+    await items(page).first.focus()
     await page.keyboard.press("ArrowDown")
-    await expect(page.locator(".item").nth(1)).to_be_focused()
-    await page.locator(".item").nth(1).get_by_role("button", name="Archive: “Ding!”").press("Enter")
-    await expect(page.locator(".item")).to_have_count(1)
-    await expect(page.locator(".item")).to_be_focused()  # the focus is not lost with what it was on
+    await expect(items(page).nth(1)).to_be_focused()
+    await items(page).nth(1).get_by_role("button", name="Archive: “Ding!”").press("Enter")
+    await expect(items(page)).to_have_count(1)
+    await expect(items(page)).to_be_focused()  # the focus is not lost with what it was on
     await page.get_by_role("button", name="Undo").press("Enter")
 
-    await expect(page.locator(".item")).to_have_count(2)
+    await expect(items(page)).to_have_count(2)
     await page.reload()
-    await expect(page.locator(".item")).to_have_count(2)
+    await expect(items(page)).to_have_count(2)
+
+
+async def test_the_bell_opens_the_same_inbox_and_takes_the_focus_back(hub, window):
+    page = await opened(window, hub, "kim")
+    await page.get_by_role("button", name="Send it from here").click()
+
+    await page.get_by_role("button", name="Inbox, 1 unread").press("Enter")
+
+    await expect(page.get_by_role("dialog", name="Inbox").locator("article")).to_be_focused()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("button", name="Inbox, 1 unread")).to_be_focused()
+
+
+async def test_what_a_person_wants_is_kept_by_the_hub(hub, window):
+    page = await opened(window, hub, "lea")
+    switch = page.get_by_role("switch", name="Everything else by SMS")
+    await switch.press("Space")
+    await expect(page.locator("notify-preferences [part=status]")).to_have_text("Saved.")
+    await expect(switch).not_to_be_checked()
+    await page.reload()
+    await expect(switch).not_to_be_checked()
+
+    await page.get_by_role("button", name="Back to the usual").click()
+
+    await expect(switch).to_be_checked()
+    await expect(page.get_by_role("button", name="Back to the usual")).to_be_disabled()
 
 
 async def test_what_came_while_the_page_was_away_is_there_when_it_is_back(hub, window):
     page = await opened(window, hub, "fay")
     await page.get_by_role("button", name="Send it from here").click()
-    await expect(page.locator(".item")).to_have_count(1)
+    await expect(items(page)).to_have_count(1)
     command = str(await page.locator("#command").text_content())
     await page.goto("about:blank")
     await shell(command)
 
     await page.goto(f"{hub.url}/?user=fay")
 
-    await expect(page.locator(".item")).to_have_count(2)
-    await expect(page.locator("#badge")).to_have_text("2")
+    await expect(items(page)).to_have_count(2)
+    await expect(badge(page)).to_have_text("2")
     await page.get_by_role("button", name="Mark all read").click()
-    await expect(page.locator("#badge")).to_be_hidden()
+    await expect(badge(page)).to_be_hidden()
 
 
 async def test_markup_in_a_notification_is_only_text_and_its_link_is_checked(hub, window):
@@ -199,9 +234,9 @@ async def test_markup_in_a_notification_is_only_text_and_its_link_is_checked(hub
     command = str(await page.locator("#command").text_content())
     await shell(command.replace("Ding!", "<img src=x onerror=alert(1)>"))
 
-    await expect(page.locator(".item .title")).to_have_text("<img src=x onerror=alert(1)>")
+    await expect(items(page, "[part=title]")).to_have_text("<img src=x onerror=alert(1)>")
     assert await page.locator("img").count() == 0
-    await expect(page.locator(".item .open")).to_be_hidden()
+    assert await items(page, "[part=link]").get_attribute("href") is None
 
 
 @pytest.mark.parametrize("width", [380, 1200])
@@ -209,7 +244,7 @@ async def test_nothing_is_cut_off_and_everything_can_be_touched(hub, window, wid
     page = await opened(window, hub, f"hana{width}")
     await page.set_viewport_size({"width": width, "height": 800})
     await page.get_by_role("button", name="Send it from here").click()
-    await expect(page.locator(".item")).to_have_count(1)
+    await expect(items(page)).to_have_count(1)
 
     assert await page.evaluate("document.documentElement.scrollWidth") == width
     for control in await page.locator("button:visible, input:visible").all():
@@ -222,7 +257,7 @@ async def test_the_sdk_and_the_hub_understand_each_other_in_every_command(hub, w
     page = await opened(window, hub, "iris")
     for _ in range(3):
         await page.get_by_role("button", name="Send it from here").click()
-    await expect(page.locator(".item")).to_have_count(3)
+    await expect(items(page)).to_have_count(3)
 
     told = await page.evaluate(
         """async () => {
@@ -276,7 +311,7 @@ async def test_the_sdk_and_the_hub_understand_each_other_in_every_command(hub, w
 async def test_a_client_that_was_away_resumes_with_the_hubs_own_positions(hub, window):
     page = await opened(window, hub, "june")
     await page.get_by_role("button", name="Send it from here").click()
-    await expect(page.locator(".item")).to_have_count(1)
+    await expect(items(page)).to_have_count(1)
     command = str(await page.locator("#command").text_content())
     await page.evaluate(
         """async () => {

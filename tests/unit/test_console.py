@@ -30,6 +30,11 @@ async def browser() -> AsyncIterator[httpx.AsyncClient]:
         ("demo/index.html", "text/html; charset=utf-8"),
         ("demo/demo.css", "text/css; charset=utf-8"),
         ("demo/bell.svg", "image/svg+xml"),
+        ("demo/icon-180.png", "image/png"),
+        ("demo/manifest.webmanifest", "application/manifest+json"),
+        ("elements.js", "text/javascript; charset=utf-8"),
+        ("texts/ar.js", "text/javascript; charset=utf-8"),
+        ("custom-elements.json", "application/json"),
     ],
 )
 async def test_a_file_is_served_as_what_it_is_and_nothing_else(browser, name, media_type):
@@ -50,7 +55,7 @@ async def test_the_page_names_its_files_by_version_and_they_last(browser):
     page = (await browser.get("/")).text
     links = re.findall(r'"(/static/[^"]+)"', page)
 
-    assert len(links) == 4
+    assert len(links) == 7
     for link in links:
         answer = await browser.get(link)
         assert answer.status_code == 200

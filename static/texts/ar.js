@@ -1,0 +1,26 @@
+/** The texts of elements.js in Arabic. */
+export default {
+  inbox: "صندوق الوارد",
+  unread: {
+    zero: "لا شيء غير مقروء", one: "إشعار واحد غير مقروء", two: "إشعاران غير مقروءين", few: "{count} إشعارات غير مقروءة",
+    many: "{count} إشعارًا غير مقروء", other: "{count} إشعار غير مقروء",
+  },
+  nothingUnread: "لا شيء غير مقروء", new: "غير مقروء",
+  markAllRead: "تعليم الكل كمقروء", markRead: "تعليم كمقروء", markUnread: "تعليم كغير مقروء", archive: "أرشفة",
+  snooze: "لاحقًا", snoozeHour: "بعد ساعة", snoozeTomorrow: "غدًا، 9:00", snoozeWeek: "الاثنين، 9:00",
+  about: "{action}: «{title}»", more: "عرض الأقدم", loading: "جارٍ قراءة الوارد…", emptyTitle: "لا شيء هنا بعد",
+  emptyText: "ما يصل سيظهر هنا وعلى جميع أجهزتك.", error: "تعذّرت قراءة الوارد.",
+  retry: "حاول مجددًا", signedOut: "لقد سجّلت الخروج.", offline: "غير متصل. سيصل ما فاتك مع عودة الاتصال.",
+  recovering: "جارٍ استدراك ما فات…", failed: "لم ينجح ذلك: {reason}", undo: "تراجع", archived: "تمت أرشفة «{title}».",
+  snoozed: "تم تأجيل «{title}».", allRead: "كل شيء مقروء.", dismiss: "إخفاء",
+  notifications: "الإشعارات", high: "مهم", urgent: "عاجل", preferences: "كيف نُعلمك",
+  anyType: "كل ما عدا ذلك", reset: "العودة إلى المعتاد", saved: "تم الحفظ.", unreadable: "تعذّرت قراءة إعداداتك.",
+  channels: { push: "إشعار فوري", email: "بريد إلكتروني", sms: "رسالة نصية", whatsapp: "واتساب", telegram: "تيليجرام", webhook: "Webhook" },
+  optOuts: "ما أوقفته", lift: "استئناف", everything: "كل شيء", byChannel: "{type} عبر {channel}",
+  push: "على هذا الجهاز", pushOff: "تصلك الإشعارات فقط والصفحة مفتوحة.",
+  pushOn: "تصلك الإشعارات هنا حتى والصفحة مغلقة.", pushAsk: "هل تريد أن تصلك الإشعارات هنا حتى والصفحة مغلقة؟ سيسألك متصفحك مرة أخرى.",
+  pushYes: "تشغيل", pushNo: "إيقاف", pushLater: "ليس الآن", pushTest: "إرسال تجربة", pushTested: "التجربة في الطريق.",
+  pushDenied: "متصفحك يرفض إشعارات هذا الموقع. اسمح بها في إعداداته لهذا الموقع ثم عُد.",
+  pushUnsupported: "لا يستطيع هذا المتصفح تلقّي شيء والصفحة مغلقة.",
+  pushInstall: "على iPhone أو iPad: اضغط «مشاركة» ثم «إضافة إلى الشاشة الرئيسية» وافتح الصفحة من هناك.",
+};

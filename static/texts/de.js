@@ -1,0 +1,21 @@
+/** The texts of elements.js in German. */
+export default {
+  inbox: "Posteingang", unread: { other: "{count} ungelesen" }, nothingUnread: "nichts ungelesen", new: "Ungelesen",
+  markAllRead: "Alle gelesen", markRead: "Als gelesen markieren", markUnread: "Als ungelesen markieren", archive: "Archivieren",
+  snooze: "Später", snoozeHour: "In einer Stunde", snoozeTomorrow: "Morgen, 9:00", snoozeWeek: "Montag, 9:00",
+  about: "{action}: „{title}“", more: "Ältere zeigen", loading: "Der Posteingang wird gelesen …", emptyTitle: "Noch nichts da",
+  emptyText: "Was kommt, steht hier und auf all Ihren Geräten.", error: "Der Posteingang ließ sich nicht lesen.",
+  retry: "Noch einmal", signedOut: "Sie sind abgemeldet.", offline: "Offline. Was fehlt, kommt mit der Verbindung.",
+  recovering: "Wird nachgeholt …", failed: "Das ging nicht: {reason}", undo: "Rückgängig", archived: "„{title}“ archiviert.",
+  snoozed: "„{title}“ aufgeschoben.", allRead: "Alles ist gelesen.", dismiss: "Ausblenden",
+  notifications: "Benachrichtigungen", high: "Wichtig", urgent: "Dringend", preferences: "Wie Sie benachrichtigt werden",
+  anyType: "Alles andere", reset: "Wie üblich", saved: "Gespeichert.", unreadable: "Ihre Einstellungen ließen sich nicht lesen.",
+  channels: { push: "Push", email: "E-Mail", sms: "SMS", whatsapp: "WhatsApp", telegram: "Telegram", webhook: "Webhook" },
+  optOuts: "Was Sie abbestellt haben", lift: "Wieder senden", everything: "Alles", byChannel: "{type} per {channel}",
+  push: "Auf diesem Gerät", pushOff: "Sie erfahren es nur, solange diese Seite offen ist.",
+  pushOn: "Sie erfahren es hier, auch wenn diese Seite geschlossen ist.", pushAsk: "Auch bei geschlossener Seite hier benachrichtigen? Ihr Browser fragt noch einmal nach.",
+  pushYes: "Einschalten", pushNo: "Ausschalten", pushLater: "Nicht jetzt", pushTest: "Probe senden", pushTested: "Eine Probe ist unterwegs.",
+  pushDenied: "Ihr Browser lehnt Benachrichtigungen dieser Seite ab. Erlauben Sie sie in seinen Einstellungen für diese Seite.",
+  pushUnsupported: "Dieser Browser kann bei geschlossener Seite nichts empfangen.",
+  pushInstall: "Auf iPhone und iPad: „Teilen“ antippen, dann „Zum Home-Bildschirm“, und von dort öffnen.",
+};

@@ -1,0 +1,21 @@
+/** The texts of elements.js in Spanish. */
+export default {
+  inbox: "Bandeja de entrada", unread: { other: "{count} sin leer" }, nothingUnread: "nada sin leer", new: "Sin leer",
+  markAllRead: "Marcar todo como leído", markRead: "Marcar como leída", markUnread: "Marcar como no leída", archive: "Archivar",
+  snooze: "Más tarde", snoozeHour: "En una hora", snoozeTomorrow: "Mañana a las 9:00", snoozeWeek: "El lunes a las 9:00",
+  about: "{action}: «{title}»", more: "Mostrar anteriores", loading: "Leyendo la bandeja…", emptyTitle: "Todavía no hay nada",
+  emptyText: "Lo que llegue estará aquí y en todos tus dispositivos.", error: "No se pudo leer la bandeja.",
+  retry: "Reintentar", signedOut: "Has cerrado la sesión.", offline: "Sin conexión. Lo que falta llegará con ella.",
+  recovering: "Poniéndose al día…", failed: "No ha funcionado: {reason}", undo: "Deshacer", archived: "«{title}» archivada.",
+  snoozed: "«{title}» aplazada.", allRead: "Todo está leído.", dismiss: "Descartar",
+  notifications: "Notificaciones", high: "Importante", urgent: "Urgente", preferences: "Cómo te avisamos",
+  anyType: "Todo lo demás", reset: "Ajustes habituales", saved: "Guardado.", unreadable: "No se pudieron leer tus ajustes.",
+  channels: { push: "Push", email: "Correo", sms: "SMS", whatsapp: "WhatsApp", telegram: "Telegram", webhook: "Webhook" },
+  optOuts: "Lo que has detenido", lift: "Reanudar", everything: "Todo", byChannel: "{type} por {channel}",
+  push: "En este dispositivo", pushOff: "Solo te avisamos mientras esta página está abierta.",
+  pushOn: "Te avisamos aquí, también con esta página cerrada.", pushAsk: "¿Avisarte aquí también con esta página cerrada? Tu navegador te lo preguntará una vez más.",
+  pushYes: "Activar", pushNo: "Desactivar", pushLater: "Ahora no", pushTest: "Enviar una prueba", pushTested: "Hay una prueba en camino.",
+  pushDenied: "Tu navegador rechaza las notificaciones de este sitio. Permítelas en sus ajustes para este sitio y vuelve.",
+  pushUnsupported: "Este navegador no puede recibir nada con la página cerrada.",
+  pushInstall: "En un iPhone o iPad: toca Compartir, luego «Añadir a pantalla de inicio», y ábrela desde allí.",
+};

@@ -1,0 +1,21 @@
+/** The texts of elements.js in French. */
+export default {
+  inbox: "Boîte de réception", unread: { one: "{count} non lue", other: "{count} non lues" }, nothingUnread: "tout est lu", new: "Non lue",
+  markAllRead: "Tout marquer comme lu", markRead: "Marquer comme lue", markUnread: "Marquer comme non lue", archive: "Archiver",
+  snooze: "Plus tard", snoozeHour: "Dans une heure", snoozeTomorrow: "Demain à 9 h", snoozeWeek: "Lundi à 9 h",
+  about: "{action} : « {title} »", more: "Afficher les précédentes", loading: "Lecture en cours…", emptyTitle: "Rien pour l’instant",
+  emptyText: "Ce qui arrive s’affichera ici et sur tous vos appareils.", error: "Impossible de lire la boîte de réception.",
+  retry: "Réessayer", signedOut: "Vous êtes déconnecté.", offline: "Hors ligne. Le reste arrivera avec la connexion.",
+  recovering: "Rattrapage…", failed: "Cela n’a pas fonctionné : {reason}", undo: "Annuler", archived: "« {title} » archivée.",
+  snoozed: "« {title} » reportée.", allRead: "Tout est lu.", dismiss: "Masquer",
+  notifications: "Notifications", high: "Important", urgent: "Urgent", preferences: "Comment vous prévenir",
+  anyType: "Tout le reste", reset: "Réglages habituels", saved: "Enregistré.", unreadable: "Impossible de lire vos réglages.",
+  channels: { push: "Push", email: "E-mail", sms: "SMS", whatsapp: "WhatsApp", telegram: "Telegram", webhook: "Webhook" },
+  optOuts: "Ce que vous avez arrêté", lift: "Reprendre", everything: "Tout", byChannel: "{type} par {channel}",
+  push: "Sur cet appareil", pushOff: "Vous n’êtes prévenu que lorsque cette page est ouverte.",
+  pushOn: "Vous êtes prévenu ici, même lorsque cette page est fermée.", pushAsk: "Être prévenu ici même lorsque cette page est fermée ? Votre navigateur vous le demandera encore une fois.",
+  pushYes: "Activer", pushNo: "Désactiver", pushLater: "Pas maintenant", pushTest: "Envoyer un essai", pushTested: "Un essai est en route.",
+  pushDenied: "Votre navigateur refuse les notifications de ce site. Autorisez-les dans ses réglages pour ce site, puis revenez.",
+  pushUnsupported: "Ce navigateur ne peut rien recevoir lorsque la page est fermée.",
+  pushInstall: "Sur iPhone ou iPad : touchez Partager, puis « Sur l’écran d’accueil », et ouvrez la page de là.",
+};

@@ -1,0 +1,21 @@
+/** The texts of elements.js in Portuguese. */
+export default {
+  inbox: "Caixa de entrada", unread: { one: "{count} não lida", other: "{count} não lidas" }, nothingUnread: "tudo lido", new: "Não lida",
+  markAllRead: "Marcar tudo como lido", markRead: "Marcar como lida", markUnread: "Marcar como não lida", archive: "Arquivar",
+  snooze: "Mais tarde", snoozeHour: "Daqui a uma hora", snoozeTomorrow: "Amanhã às 9h", snoozeWeek: "Segunda-feira às 9h",
+  about: "{action}: “{title}”", more: "Mostrar anteriores", loading: "A ler a caixa…", emptyTitle: "Ainda não há nada",
+  emptyText: "O que chegar estará aqui e em todos os seus dispositivos.", error: "Não foi possível ler a caixa.",
+  retry: "Tentar de novo", signedOut: "A sessão terminou.", offline: "Sem ligação. O que falta chegará com ela.",
+  recovering: "A recuperar…", failed: "Não resultou: {reason}", undo: "Anular", archived: "“{title}” arquivada.",
+  snoozed: "“{title}” adiada.", allRead: "Está tudo lido.", dismiss: "Dispensar",
+  notifications: "Notificações", high: "Importante", urgent: "Urgente", preferences: "Como avisamos",
+  anyType: "Tudo o resto", reset: "Como de costume", saved: "Guardado.", unreadable: "Não foi possível ler as definições.",
+  channels: { push: "Push", email: "E-mail", sms: "SMS", whatsapp: "WhatsApp", telegram: "Telegram", webhook: "Webhook" },
+  optOuts: "O que parou", lift: "Retomar", everything: "Tudo", byChannel: "{type} por {channel}",
+  push: "Neste dispositivo", pushOff: "Só avisamos enquanto esta página está aberta.",
+  pushOn: "Avisamos aqui, mesmo com esta página fechada.", pushAsk: "Avisar aqui também com esta página fechada? O navegador perguntará mais uma vez.",
+  pushYes: "Ativar", pushNo: "Desativar", pushLater: "Agora não", pushTest: "Enviar um teste", pushTested: "Um teste vai a caminho.",
+  pushDenied: "O navegador recusa as notificações deste site. Permita-as nas definições do site e volte.",
+  pushUnsupported: "Este navegador não recebe nada com a página fechada.",
+  pushInstall: "No iPhone ou iPad: toque em Partilhar, depois em “Adicionar ao ecrã principal”, e abra a partir daí.",
+};

@@ -1,0 +1,21 @@
+/** The texts of elements.js in Swahili. */
+export default {
+  inbox: "Kikasha", unread: { one: "{count} haijasomwa", other: "{count} hazijasomwa" }, nothingUnread: "zote zimesomwa", new: "Haijasomwa",
+  markAllRead: "Weka zote zimesomwa", markRead: "Weka imesomwa", markUnread: "Weka haijasomwa", archive: "Hifadhi",
+  snooze: "Baadaye", snoozeHour: "Baada ya saa moja", snoozeTomorrow: "Kesho, 9:00", snoozeWeek: "Jumatatu, 9:00",
+  about: "{action}: “{title}”", more: "Onyesha za zamani", loading: "Inasoma kikasha…", emptyTitle: "Hakuna kitu bado",
+  emptyText: "Kitakachokuja kitaonekana hapa na kwenye vifaa vyako vyote.", error: "Kikasha hakikuweza kusomwa.",
+  retry: "Jaribu tena", signedOut: "Umetoka kwenye akaunti.", offline: "Hakuna mtandao. Zilizokosekana zitakuja ukirudi.",
+  recovering: "Inasawazisha…", failed: "Imeshindikana: {reason}", undo: "Tendua", archived: "“{title}” imehifadhiwa.",
+  snoozed: "“{title}” imeahirishwa.", allRead: "Zote zimesomwa.", dismiss: "Ondoa",
+  notifications: "Arifa", high: "Muhimu", urgent: "Dharura", preferences: "Jinsi unavyoarifiwa",
+  anyType: "Mengine yote", reset: "Rudisha ya kawaida", saved: "Imehifadhiwa.", unreadable: "Mipangilio yako haikuweza kusomwa.",
+  channels: { push: "Push", email: "Barua pepe", sms: "SMS", whatsapp: "WhatsApp", telegram: "Telegram", webhook: "Webhook" },
+  optOuts: "Ulichosimamisha", lift: "Anza tena", everything: "Kila kitu", byChannel: "{type} kwa {channel}",
+  push: "Kwenye kifaa hiki", pushOff: "Unaarifiwa tu ukurasa huu ukiwa wazi.",
+  pushOn: "Unaarifiwa hapa, hata ukurasa huu ukiwa umefungwa.", pushAsk: "Uarifiwe hapa hata ukurasa huu ukiwa umefungwa? Kivinjari chako kitakuuliza mara moja tena.",
+  pushYes: "Washa", pushNo: "Zima", pushLater: "Sio sasa", pushTest: "Tuma jaribio", pushTested: "Jaribio liko njiani.",
+  pushDenied: "Kivinjari chako kinakataa arifa za tovuti hii. Ziruhusu kwenye mipangilio yake, kisha urudi.",
+  pushUnsupported: "Kivinjari hiki hakiwezi kupokea arifa ukurasa ukiwa umefungwa.",
+  pushInstall: "Kwenye iPhone au iPad: gusa Shiriki, kisha “Ongeza kwenye Skrini ya Mwanzo”, na ufungue kutoka hapo.",
+};
