@@ -169,7 +169,7 @@ def _without_null(schema: Schema) -> Schema:
 
 
 #: What pydantic calls the bounds of a number that is read from text, and JSON Schema does.
-_BOUNDS = {"ge": "minimum", "le": "maximum"}
+_BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 
 
 def _bounded(schema: Schema) -> Schema:

@@ -578,6 +578,7 @@ def operations() -> tuple[Operation, ...]:
             body=AddressChange,
             answers={200: PersonAddress},
             problems=("conflict",),
+            examples={"the primary": {"primary": True}, "no more of anything": {"paused": True}},
         ),
         Operation(
             method="DELETE",
@@ -613,5 +614,6 @@ def operations() -> tuple[Operation, ...]:
             tag="recipients",
             body=Code,
             answers={200: PersonAddress},
+            examples={"what came": {"code": "271828"}},
         ),
     )

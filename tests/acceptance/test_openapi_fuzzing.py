@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.api.routes import everything
 from tests.api import admin, listening, serving
 
 #: Where what is well formed may still not be meant: a moment that is past, a cursor that is nobody's, a link to a
@@ -19,6 +20,7 @@ MEANING = [
     "/api/v1/notifications/{notification_id}/snooze",
     "/api/v1/api-keys",
     "/api/v1/deliveries",
+    "/api/v1/inbound",
     "/api/v1/notifications/{notification_id}/deliveries",
     "/api/v1/preferences",
     "/api/v1/preferences/opt-outs",
@@ -74,4 +76,6 @@ async def test_the_service_does_what_its_description_says(database: str, tmp_pat
                 told, _ = await tool.communicate()
 
     assert tool.returncode == 0, told.decode()
-    assert b"Selected: 37/37" in told
+    every = len(everything())
+    assert f"Selected: {every}/{every}" in told.decode()
+    assert f"Tested: {every}" in told.decode()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import asyncpg
 import pytest
 
 from delivery.sandbox import BANNER
-from tests.process import StartRefused, admin, nodes, service
+from tests.process import Node, StartRefused, admin, nodes, service
 from tests.providers.telegram import TelegramServer
 
 CHAT, DEVELOPER = 471104711, 100200300
@@ -17,7 +18,7 @@ CHAT, DEVELOPER = 471104711, 100200300
 async def test_a_sandbox_sends_to_nobody_but_who_is_allowed_and_says_so_everywhere(database: str) -> None:
     async with TelegramServer() as telegram:
         telegram.chats.update({CHAT, DEVELOPER})
-        settings = {
+        settings: dict[str, Any] = {
             "DELIVERY_MODE": "sandbox",
             "TELEGRAM_CHAT_ID": str(CHAT),
             "TELEGRAM_BOT_TOKEN": telegram.token,
@@ -50,7 +51,7 @@ async def test_a_sandbox_sends_to_nobody_but_who_is_allowed_and_says_so_everywhe
     assert str(DEVELOPER) in repr(telegram.accepted)
 
 
-async def until_captured(node):
+async def until_captured(node: Node) -> Any:
     """The first message that the sandbox has kept."""
     async with asyncio.timeout(20):
         while True:

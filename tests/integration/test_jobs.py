@@ -392,7 +392,7 @@ async def test_a_job_that_is_cut_short_by_the_end_is_no_fault(
             begun.set_result(task)
         await asyncio.Event().wait()
 
-    jobs.retain = endless  # type: ignore[method-assign, assignment]  # a job that is always under way
+    jobs.retain = endless  # type: ignore[method-assign]  # a job that is always under way
     running = asyncio.create_task(jobs.run())
     job = await begun
 
@@ -424,4 +424,4 @@ async def test_the_scheduler_ticks_until_it_is_stopped_and_outlives_an_outage(st
 def test_settings_that_make_no_sense_are_refused() -> None:
     for wrong in ({"retention_days": 0}, {"retention_at": timedelta(days=1)}, {"scheduler_batch": 0}):
         with pytest.raises(ValueError):
-            JobsSettings(**wrong)  # type: ignore[arg-type] # one wrong value each
+            JobsSettings(**wrong)

@@ -20,7 +20,8 @@ from core.notification import DELIVERY_CHANNELS
 from core.streams import StreamKey
 from hub import disconnect, frames, protocol
 from hub.history import Entry
-from tests.api import TENANT, Edge, admin, person, service
+from tests.api import Edge, admin, person, service
+from tests.furnished import furnish
 
 DOCUMENT = document(everything(), version="test")
 EXAMPLES = [
@@ -62,20 +63,28 @@ def test_bodies_are_closed() -> None:
             assert DOCUMENT["components"]["schemas"][operation.body.__name__]["additionalProperties"] is False
 
 
-def test_the_bounds_of_a_number_in_a_query_string_are_told() -> None:
-    [limit] = [
-        one
-        for one in DOCUMENT["paths"]["/api/v1/notifications"]["get"]["parameters"]
-        if one["name"] == "limit"
-    ]
+def test_the_bounds_of_every_number_in_a_query_string_are_told() -> None:
+    numbers = {
+        (path, one["name"]): one["schema"]
+        for path, methods in DOCUMENT["paths"].items()
+        for described in methods.values()
+        for one in described["parameters"]
+        if one["in"] == "query" and one["schema"].get("type") == "integer"
+    }
+    pages = {path for path, name in numbers if name == "limit"}
+    paged = [one for one in everything() if one.query is not None and "limit" in one.query.model_fields]
 
-    assert limit["schema"] == {
+    assert pages == {path_of(one) for one in paged}
+    assert numbers["/api/v1/notifications", "limit"] == {
         "title": "Limit",
         "type": "integer",
         "default": 50,
         "minimum": 1,
         "maximum": 500,
     }
+    for schema in numbers.values():
+        assert "minimum" in schema
+        assert {"maximum", "exclusiveMaximum"} & schema.keys()
 
 
 def test_every_path_parameter_is_used() -> None:
@@ -91,21 +100,19 @@ def test_the_closed_sets_of_the_models_are_those_of_the_rules() -> None:
 
 @pytest.mark.parametrize(("operation", "example"), EXAMPLES)
 async def test_every_example_works(edge: Edge, operation: Operation, example: Any) -> None:
-    one = await edge.submit("ada")
-    await edge.services.delivery.recipients.put(TENANT, "ada", {"name": "Ada"}, "test")
-    caller = (
-        person() if "oneself" in str(operation.examples.keys()) and "recipients" not in example else admin()
-    )
-    if operation.tag == "inbox":
-        caller = person()
+    there = await furnish(edge, operation)
+    is_oneself = "oneself" in str(operation.examples.keys()) and "recipients" not in example
+    is_person = operation.tag == "inbox" or (is_oneself and not operation.scopes)
 
-    answer = await edge.client(caller).request(
-        operation.method,
-        operation.path.replace("{notification_id:uuid}", one).replace("{subject_id}", "ada"),
-        json=example,
+    answer = await there.edge.client(person() if is_person else admin()).request(
+        operation.method, there.path(), json=there.body(example)
     )
 
     assert answer.status_code in operation.answers, answer.text
+
+
+def test_every_body_has_an_example() -> None:
+    assert [operation_id(one) for one in everything() if one.body is not None and not one.examples] == []
 
 
 async def test_the_descriptions_and_the_docs_page_are_served(edge: Edge) -> None:
