@@ -60,7 +60,6 @@ class EmailSettings:
     smtp_idle: timedelta = timedelta(seconds=30)  # how long a connection waits for its next mail
     sendgrid_api_key: str | None = field(default=None, repr=False)  # SG.…, with the permission "Mail Send"
     sendgrid_base_url: str = "https://api.sendgrid.com"  # https://api.eu.sendgrid.com for the EU
-    sendgrid_event_key: str | None = None  # public key (base64) that SendGrid signs its events with
 
     def __post_init__(self) -> None:
         for name, address in (("EMAIL_FROM", self.email_from), ("EMAIL_REPLY_TO", self.email_reply_to)):
