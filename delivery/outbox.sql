@@ -112,7 +112,7 @@ ORDER BY d.lane, d.due_at, d.id LIMIT $2;
 -- name: complete
 -- What became of attempts. A delivery moves only by the attempt that holds it: whoever comes late is recorded, and
 -- decides nothing. A receipt that was quicker than we keeps what it said; the provider's name for it is still ours to
--- tell.
+-- tell. Written once more, because the answer to the first time was lost, it decides nothing more.
 --   $1 tenant ids text[], $2 ids uuid[], $3 attempts int[], $4 states text[], $5 waits interval[] (of open states),
 --   $6 retries smallint[], $7 deferrals smallint[], $8 unknowns smallint[] (all three to add), $9 outcomes text[],
 --   $10 providers text[], $11 accounts text[], $12 address ids uuid[], $13 provider refs text[], $14 codes text[],
@@ -143,14 +143,16 @@ moved AS (
     FROM done o
     WHERE d.tenant_id = o.tenant_id AND d.id = o.id AND d.attempt = o.attempt
       AND (d.state = 'processing' OR o.outcome = 'sent' AND d.state IN ('sent', 'delivered', 'read', 'undelivered', 'failed'))
-    RETURNING d.tenant_id, d.id, d.state = o.state AS decided),
+    -- What was finished before this transaction was decided by somebody else, or by us the time before.
+    RETURNING d.tenant_id, d.id, d.state = o.state AND (d.finished_at IS NULL OR d.finished_at = now()) AS decided),
 recorded AS (
     UPDATE delivery_attempts a
     SET ended_at = now(), outcome = o.outcome, provider = o.provider, account = o.account, address_id = o.address_id,
         provider_ref = o.provider_ref, code = o.code, reason = o.reason, gates = o.gates::json,
         is_late = NOT EXISTS (SELECT FROM moved m WHERE m.tenant_id = o.tenant_id AND m.id = o.id)
     FROM done o
-    WHERE a.tenant_id = o.tenant_id AND a.delivery_id = o.id AND a.attempt = o.attempt)
+    WHERE a.tenant_id = o.tenant_id AND a.delivery_id = o.id AND a.attempt = o.attempt
+      AND (a.ended_at IS NULL OR a.code = 'worker_lost'))
 SELECT m.tenant_id, m.id FROM moved m WHERE m.decided;
 
 -- name: unknown_rules

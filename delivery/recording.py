@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -24,6 +24,8 @@ log = structlog.stdlib.get_logger("delivery.recording")
 
 #: Completions in one transaction.
 _BATCH = 500
+
+_UNSAID = "what the provider said cannot be stored"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,22 +101,38 @@ class Recorder:
                 self._empty.set()
 
     async def _write(self, batch: Sequence[Ended]) -> None:
-        """In one transaction; when the database refuses that, each in one of its own."""
+        """In one transaction; when that is refused, each in one of its own. Raises ServiceError (unavailable)."""
         try:
             async with self._database.transaction() as connection:
                 fallbacks = await _record(connection, batch, self._clock, fenced=self._fenced)
-        except (asyncpg.PostgresError, ValueError) as error:
+        except ServiceError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one of them is, the others are written and it goes on
             if len(batch) == 1:
-                # Its lease runs out and it is attempted again, so nothing is lost; but somebody must look.
-                log.exception(
-                    "completion_failed", delivery_id=str(batch[0].claimed.id), error=type(error).__name__
-                )
+                await self._write_less(batch[0], error)
                 return
             for one in batch:
                 await self._write([one])
             return
         if fallbacks:
             self._on_fallback()
+
+    async def _write_less(self, ended: Ended, error: Exception) -> None:
+        """Write one that was refused without what the provider said, or it would be sent again."""
+        if isinstance(error, asyncpg.exceptions.TransactionRollbackError):  # it gave way to another
+            self.add(ended)
+            return
+        log.error(
+            "completion_refused",
+            delivery_id=str(ended.claimed.id),
+            error=type(error).__name__,
+            exc_info=error,
+        )
+        said_less = replace(
+            ended, completion=replace(ended.completion, provider_ref=None, code=None, reason=_UNSAID)
+        )
+        if said_less != ended:  # else its lease runs out, and so many lost workers end it
+            await self._write([said_less])
 
 
 async def _record(connection: Connection, batch: Sequence[Ended], clock: Clock, *, fenced: bool) -> int:
