@@ -1,4 +1,4 @@
-"""The command `carillon`: serve, work, migrate, token, doctor, audit, epoch, healthcheck."""
+"""The command `carillon`: serve, work, migrate, token, doctor, audit, vapid, epoch, healthcheck."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from typing import Any
 import structlog
 import uvloop
 
-from app import audit, doctor, logs
+from app import audit, doctor, logs, vapid
 from app.build import running
 from app.cluster import ClusterError
 from app.first_run import prepared
 from app.migrate import migrate
 from app.own_tokens import own_token
 from app.server import bind, run, server
-from app.settings import ROLES, BadSetting, Settings, read
+from app.settings import ROLES, BadSetting, ProcessSettings, Settings, read
 from app.supervisor import Child, Supervisor, environment
 from app.version import VERSION
 from app.welcome import welcome
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 well, 1 it failed, 2 the command or a setting is wrong."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.command == "vapid" and options.action == "create":
+        return vapid.create()  # for settings that are yet to be written
     try:
         settings = read(_environment(options), version=VERSION)
     except BadSetting as error:
@@ -68,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "audit": lambda settings, options: _run(
             audit.verify(settings, tenant=options.tenant, against=options.against)
         ),
+        "vapid": lambda settings, options: _run(
+            vapid.run(settings, options.action, getattr(options, "key", None))
+        ),
         "epoch": lambda settings, _: _run(_bump(settings)),
         "healthcheck": healthcheck,
     }
@@ -83,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def serve(settings: Settings, options: argparse.Namespace) -> int:
     """Run the roles of this process, or of several processes on one port."""
-    if settings.process.workers > 1:
+    if settings.process.workers > 1 or settings.process.senders:
         return _run(_supervise(settings))
     return _run(_serve(settings))
 
@@ -136,6 +141,7 @@ async def _supervise(settings: Settings) -> int:
         known = {
             "DATABASE_URL": settings.database.url,
             "CARILLON_WORKERS": "1",
+            "CARILLON_SENDERS": "0",
             "HUB_MIGRATE": "off",
             "PORT": str(port),
             SHARED_PORT: str(os.getpid()),
@@ -144,10 +150,7 @@ async def _supervise(settings: Settings) -> int:
             known["JWT_SECRET_KEY"] = settings.secrets.jwt_secret_key
         if settings.secrets.delivery_encryption_keys is not None:
             known["DELIVERY_ENCRYPTION_KEYS"] = settings.secrets.delivery_encryption_keys
-        children = [Child(f"web-{number}", ["serve", "--roles", "web"]) for number in range(process.workers)]
-        others = sorted(process.roles - {"web"})
-        if others:
-            children.append(Child("jobs", ["serve", "--roles", ",".join(others), "--port", "0"]))
+        children = _children(process)
         if not settings.production:
             print(welcome(settings, port, notices), flush=True)
         patience = process.drain + process.shutdown + timedelta(seconds=5)
@@ -156,6 +159,18 @@ async def _supervise(settings: Settings) -> int:
             return supervisor.run()
         finally:
             reserved.close()
+
+
+def _children(process: ProcessSettings) -> list[Child]:
+    """The web processes on the port, a process for each sender, and one for all other roles."""
+    webs = process.workers if "web" in process.roles else 0
+    children = [Child(f"web-{number}", ["serve", "--roles", "web"]) for number in range(webs)]
+    for number in range(process.senders):
+        children.append(Child(f"sender-{number}", ["serve", "--roles", "worker", "--port", "0"]))
+    others = sorted(process.roles - {"web"} - ({"worker"} if process.senders else set()))
+    if others:
+        children.append(Child("jobs", ["serve", "--roles", ",".join(others), "--port", "0"]))
+    return children
 
 
 async def _migrate(settings: Settings) -> int:
@@ -227,6 +242,7 @@ def _environment(options: argparse.Namespace) -> Mapping[str, str]:
         "PORT": getattr(options, "port", None),
         "CARILLON_ROLES": getattr(options, "roles", None),
         "CARILLON_WORKERS": getattr(options, "workers", None),
+        "CARILLON_SENDERS": getattr(options, "senders", None),
     }
     return {**os.environ, **{name: value for name, value in said.items() if value is not None}}
 
@@ -247,6 +263,10 @@ def _parser() -> argparse.ArgumentParser:
     serving.add_argument("--roles", help=f"some of {','.join(ROLES)} (CARILLON_ROLES, all)")
     serving.add_argument(
         "--workers", help="web processes on the port (CARILLON_WORKERS, 1); several need Redis"
+    )
+    serving.add_argument(
+        "--senders",
+        help="processes that carry out deliveries and nothing else (CARILLON_SENDERS, 0: none of their own)",
     )
     working = commands.add_parser(
         "work", help="carry out deliveries round by round, without serving anything"
@@ -296,6 +316,15 @@ def _parser() -> argparse.ArgumentParser:
     verifying.add_argument(
         "--against", type=Path, metavar="FILE", help="heads that an earlier run has printed, kept elsewhere"
     )
+    keys = commands.add_parser("vapid", help="the keys by which push services know this installation")
+    actions = keys.add_subparsers(dest="action", required=True)
+    actions.add_parser("create", help="print a new key pair for VAPID_PUBLIC_KEY and VAPID_PRIVATE_KEY")
+    actions.add_parser("show", help="the keys, and how many browsers each of them reaches")
+    actions.add_parser("rotate", help="make a new current key; the one before goes on sending")
+    retiring = actions.add_parser(
+        "retire", help="end a key that still sends, and what was subscribed with it"
+    )
+    retiring.add_argument("key", help="its name, as `show` prints it")
     epoch = commands.add_parser("epoch", help="the life that positions belong to")
     epoch.add_subparsers(dest="action", required=True).add_parser(
         "bump", help="void all positions, after a restore"

@@ -12,16 +12,23 @@ from importlib.metadata import version
 from typing import Literal
 
 import aiohttp
+import jwt
 
 from app import logs
 from app.embedded import generated_secret
 from app.first_run import JWT_SECRET_FILE, prepared
 from app.migrate import pending
 from app.settings import Settings
+from core.clock import SystemClock
 from core.database import Database, open_database
 from core.errors import ServiceError
 from core.keys import SECRET_MIN_BYTES, InvalidKey, read_jwks
+from core.vault import SealBroken, Vault, read_keys
 from hub.broker_redis import RedisBroker
+from push.encryption import public_key
+from push.keys import VapidKey, is_local
+from push.keys_store import KeyRing
+from push.vapid import Headers
 
 Level = Literal["ok", "note", "warn", "fail"]
 
@@ -68,6 +75,8 @@ async def look(settings: Settings) -> AsyncIterator[Finding]:
     async for finding in _process(settings):
         yield finding
     async for finding in _keys(settings):
+        yield finding
+    async for finding in _contact(settings):
         yield finding
     try:
         async with prepared(settings) as (filled, notices):
@@ -149,6 +158,88 @@ async def _keys(settings: Settings) -> AsyncIterator[Finding]:
         )
 
 
+async def _contact(settings: Settings) -> AsyncIterator[Finding]:
+    """The subject of VAPID tokens (RFC 8292 section 2.1). That a pair of keys fits is seen when settings are read."""
+    subject = settings.push.subject
+    if subject is None:
+        yield Finding(
+            "warn",
+            "VAPID_EMAIL",
+            "is not set: Apple refuses every push without a contact",
+            "VAPID_EMAIL=a mail address of yours, or the https URL of a page that names one",
+        )
+    elif is_local(subject):
+        yield Finding(
+            "warn",
+            "VAPID_EMAIL",
+            "is of a domain that nobody outside knows: Apple answers 403 BadJwtToken",
+            "take an address of a public domain",
+        )
+    else:
+        yield Finding("ok", "VAPID_EMAIL", "a contact that push services accept")
+
+
+async def _vapid(settings: Settings, database: Database) -> AsyncIterator[Finding]:
+    """Whether the keys of Web Push open and sign, and whether pages get the one that the settings name."""
+    vault = Vault(read_keys(settings.secrets.delivery_encryption_keys or ""))
+    ring = KeyRing(database, vault, SystemClock())
+    stored = [key for key in await ring.all() if key.state != "retired"]
+    given = settings.push.key
+    current = next((key for key in stored if key.state == "current"), None)
+    if current is None:
+        yield Finding(
+            "note", "VAPID key", "none yet", "the first start makes one, or takes VAPID_PRIVATE_KEY"
+        )
+        return
+    try:
+        await ring.load()
+    except SealBroken as error:
+        yield Finding(
+            "fail",
+            "VAPID key",
+            str(error),
+            "put the lost key back into DELIVERY_ENCRYPTION_KEYS; or carillon vapid rotate, and browsers subscribe anew",
+        )
+        return
+    for key in stored:
+        if ring.get(key.id) is None:
+            yield Finding(
+                "fail",
+                "VAPID key",
+                f"{key.id} does not open: {key.subscriptions} browsers cannot be reached",
+                f"put the lost key back into DELIVERY_ENCRYPTION_KEYS, or carillon vapid retire {key.id}",
+            )
+    if _signs(ring.current, current.public_key):
+        others = f", {len(stored) - 1} before it still send" if len(stored) > 1 else ""
+        yield Finding("ok", "VAPID key", f"{current.id} is current{others}")
+    else:
+        yield Finding(
+            "fail",
+            "VAPID key",
+            f"{current.id}: its two halves do not fit",
+            "carillon vapid rotate, and browsers subscribe anew",
+        )
+    if given is not None and given.id != current.id:
+        yield Finding(
+            "note",
+            "VAPID key",
+            f"VAPID_PRIVATE_KEY is another, {given.id}",
+            "it becomes current when this installation is started with it",
+        )
+
+
+def _signs(key: VapidKey, public: bytes) -> bool:
+    """Whether a push service that was told this public key accepts what we sign; asked of PyJWT, as one might be."""
+    origin = "https://push.example"
+    told = Headers(None).authorization(key, origin, datetime.now(UTC))
+    token = told.removeprefix("vapid t=").partition(",")[0]
+    try:
+        jwt.decode(token, public_key(public), ["ES256"], audience=origin)
+    except jwt.InvalidTokenError:
+        return False
+    return True
+
+
 async def _database(settings: Settings) -> AsyncIterator[Finding]:
     database = await open_database(settings.database)
     try:
@@ -159,6 +250,8 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
             yield Finding("fail", "schema", f"lacks {', '.join(missing)}", "carillon migrate")
         else:
             yield Finding("ok", "schema", "up to date")
+            async for finding in _vapid(settings, database):
+                yield finding
     finally:
         await database.close()
 

@@ -94,7 +94,9 @@ class KeyRing:
                 await connection.execute(SQL["one_at_a_time"])
                 rows = await connection.fetch(SQL["ring"])
                 if not any(row["state"] == "current" for row in rows):
-                    await self._put(connection, new_key())
+                    made = new_key()
+                    await self._put(connection, made)
+                    log.info("vapid_key_made", key_id=made.id)
                     rows = await connection.fetch(SQL["ring"])
         keys, current = {}, None
         for row in rows:
@@ -132,6 +134,7 @@ class KeyRing:
                 raise ServiceError("conflict", "VAPID_PRIVATE_KEY is a key that was retired: make another.")
             if state != "current":
                 await self._put(connection, key)
+                log.info("vapid_key_adopted", key_id=key.id)
         await self.load()
 
     async def rotate(self) -> VapidKey:
@@ -142,6 +145,7 @@ class KeyRing:
         async with self._database.transaction() as connection:
             await connection.execute(SQL["one_at_a_time"])
             await self._put(connection, key)
+        log.info("vapid_key_rotated", key_id=key.id)
         await self.load()
         return key
 
@@ -168,6 +172,7 @@ class KeyRing:
             count = int(done.rpartition(" ")[2])
             ended += count
             if count < _ENDED_AT_ONCE:
+                log.info("vapid_key_retired", key_id=key_id, subscriptions=ended)
                 return ended
 
     async def all(self) -> list[StoredKey]:
