@@ -58,6 +58,7 @@ from hub.session import SessionSettings
 from hub.target_redis import target
 from hub.transport import WireSettings
 from push.keys import PushSettings, is_local
+from push.sender import SenderSettings
 
 S = TypeVar("S")
 
@@ -85,6 +86,7 @@ class ProcessSettings:
     internal_port: int | None = None  # /internal and /metrics on a listener of their own; None: on the same
     roles: frozenset[str] = frozenset(ROLES)
     workers: int = 1  # web processes on the port; several need REDIS_URL
+    senders: int = 0  # processes that only deliver; 0: whoever has the role worker does
     node: str = field(default_factory=socket.gethostname)  # the node's name in logs and on status pages
     migrate: bool = True  # bring the database to this version's schema at the start
     state: Path = Path(".carillon")  # generated keys and the embedded database
@@ -154,6 +156,7 @@ class Settings:
     broadcasts: BroadcastSettings
     sandbox: SandboxSettings
     push: PushSettings
+    pushing: SenderSettings
 
     @property
     def ways(self) -> ChannelSettings:
@@ -192,6 +195,7 @@ SECTIONS = (
             "state": "CARILLON_STATE",
             "roles": "CARILLON_ROLES",
             "workers": "CARILLON_WORKERS",
+            "senders": "CARILLON_SENDERS",
             "node": "CARILLON_NODE",
             "log_level": "LOG_LEVEL",
             "log_format": "LOG_FORMAT",
@@ -255,6 +259,7 @@ SECTIONS = (
             "vapid_email": "VAPID_EMAIL",
         },
     ),
+    Section(SenderSettings, "PUSH_"),
     Section(HookSettings, ""),
     Section(SimulatorSettings, "DELIVERY_SIMULATOR_", {"channels": "DELIVERY_SIMULATE"}),
 )
@@ -317,6 +322,7 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
         broadcasts=_fill(BroadcastSettings, given),
         sandbox=_fill(SandboxSettings, given),
         push=push,
+        pushing=_fill(SenderSettings, given),
         alerts=alerts,
         sms=_fill(SmsSettings, given, twilio=twilio),
         whatsapp=_fill(WhatsAppSettings, given, twilio=twilio),
@@ -360,6 +366,8 @@ def _check(process: ProcessSettings, secrets: SecretSettings) -> None:
             "CARILLON_WORKERS",
             "several processes need REDIS_URL: without it, what one is told would not reach the others' clients at once",
         )
+    if process.senders and "worker" not in process.roles:
+        raise BadSetting("CARILLON_SENDERS", "needs the role worker in CARILLON_ROLES")
     if process.env != "production":
         return
     if secrets.jwt_secret_key is None and secrets.jwks_url is None:
@@ -448,6 +456,8 @@ _ABOVE_ZERO = frozenset(
         "JWKS_REFRESH",
         "PUSH_BATCH_KEY",
         "PUSH_TIMEOUT",
+        "PUSH_CONNECT_TIMEOUT",
+        "PUSH_IDLE",
     }
 )
 

@@ -178,7 +178,7 @@ class PushSettings:
     ttl_normal: timedelta = LIVES["normal"]  # the same, for priority normal
     ttl_high: timedelta = LIVES["high"]  # the same, for priority high
     ttl_urgent: timedelta = LIVES["urgent"]  # the same, for priority urgent
-    timeout: timedelta = timedelta(seconds=10)  # one request, connecting included
+    timeout: timedelta = timedelta(seconds=6)  # one push, waiting included; below DELIVERY_PROVIDER_TIMEOUT
     batch_key: int = 1  # messages that one sender key encrypts: more is cheaper, and ties them together
     icon: str | None = None  # https URL, or path of the application, of a picture that notifications show
     badge: str | None = None  # the same, of a small one in one colour, for the status bar of phones

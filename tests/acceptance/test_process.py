@@ -16,6 +16,7 @@ import pytest
 from tests.client import Client
 from tests.postgres import TEMPLATE, PostgresServer
 from tests.process import ENCRYPTION_KEYS, ROOMY, SECRET, Node, StartRefused, nodes, service
+from tests.providers.telegram import TelegramServer
 from tests.servers import RedisServer, free_port
 
 LONG = "s" * 32
@@ -241,6 +242,53 @@ async def test_several_workers_without_redis_are_refused_with_the_reason(databas
     assert refusal.code == 2
     assert "CARILLON_WORKERS" in refusal.log
     assert "REDIS_URL" in refusal.log
+
+
+# --- Processes that only deliver -------------------------------------------------------------------------------------
+
+
+async def test_senders_deliver_beside_the_web_process_and_need_nothing_but_postgresql(database):
+    async with TelegramServer() as telegram:
+        telegram.chats.add(471104711)
+        settings = {
+            "DATABASE_URL": database,
+            "JWT_SECRET_KEY": SECRET,
+            "DELIVERY_ENCRYPTION_KEYS": ENCRYPTION_KEYS,
+            "HUB_DRAIN": "0",
+            "TELEGRAM_CHAT_ID": "471104711",
+            "TELEGRAM_BOT_TOKEN": telegram.token,
+            "TELEGRAM_BASE_URL": telegram.url,
+        }
+        async with Node("--senders", "2", settings=settings) as service_:
+            await service_.logged("ready", count=4)
+            roles = sorted(one.cmdline()[one.cmdline().index("--roles") + 1] for one in service_.children())
+            assert roles == ["scheduler", "web", "worker", "worker"]
+
+            first, second = [child for child in service_.children() if "worker" in child.cmdline()]
+            first.kill()
+            await service_.logged("process_died")
+            for number in range(20):
+                alert = {"action": "BUY", "message": f"Number {number}"}
+                await service_.ask("POST", "/api/monitoring/notifications/alerts", alert, as_=service())
+            await telegram.wait_for(20, accepted=True)
+            await service_.logged("ready", count=5)  # the successor
+            second.kill()
+            await service_.ask(
+                "POST",
+                "/api/monitoring/notifications/alerts",
+                {"action": "SELL", "message": "x"},
+                as_=service(),
+            )
+            await telegram.wait_for(21, accepted=True)
+            assert await service_.stop() == 0
+
+
+async def test_senders_without_the_role_of_a_worker_are_refused(database):
+    settings = {"DATABASE_URL": database, "JWT_SECRET_KEY": SECRET}
+    refusal = await refusal_of(settings, "--senders", "2", "--roles", "web")
+
+    assert refusal.code == 2
+    assert "CARILLON_SENDERS" in refusal.log
 
 
 # --- Production ------------------------------------------------------------------------------------------------------
