@@ -13,7 +13,7 @@ import yaml
 from tests.machine import program
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("app", "core", "delivery", "hub", "migrations", "static")
+PACKAGES = ("app", "core", "delivery", "hub", "migrations", "push", "static")
 BUILT = shutil.ignore_patterns("__pycache__")
 
 
