@@ -1,10 +1,12 @@
 -- name: load
 -- How all accounts do. There are as many as providers, and receiving hosts of webhooks.
 --   $1 not looked at since interval: what is well and has not been used for so long says nothing
-SELECT channel, provider, account, breaker, failures, resume_at, opened_at, last_sent_at, last_error_at, last_code, last_reason
-FROM channel_accounts
-WHERE breaker <> 'closed' OR updated_at > now() - $1::interval
-ORDER BY channel, provider, account;
+-- Returns each with the time; a row with only that when there are none.
+SELECT clock.now, c.channel, c.provider, c.account, c.breaker, c.failures, c.resume_at, c.opened_at, c.last_sent_at,
+       c.last_error_at, c.last_code, c.last_reason
+FROM (SELECT now()) AS clock (now)
+LEFT JOIN channel_accounts c ON c.breaker <> 'closed' OR c.updated_at > now() - $1::interval
+ORDER BY c.channel, c.provider, c.account;
 
 -- name: record
 -- What one worker has seen. A halt is lifted by an operator only, a pause that was asked for is never cut short, and the

@@ -41,6 +41,13 @@ class Resumed(NamedTuple):
     was: str
 
 
+class Sight(NamedTuple):
+    """What all workers together know, and when that was, by the clock of the database, which all times are of."""
+
+    now: datetime
+    accounts: dict[Key, Account]
+
+
 class Accounts:
     """The rows of channel_accounts."""
 
@@ -49,9 +56,13 @@ class Accounts:
 
     async def load(self) -> dict[Key, Account]:
         """What all workers together know. An account without a row is well."""
+        return (await self.look()).accounts
+
+    async def look(self) -> Sight:
+        """What all workers together know, and when that was."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(SQL["load"], _FORGOTTEN_AFTER)
-        return {
+        accounts = {
             (row["channel"], row["provider"], row["account"]): Account(
                 breaker=row["breaker"],
                 failures=row["failures"],
@@ -63,7 +74,9 @@ class Accounts:
                 last_reason=row["last_reason"],
             )
             for row in rows
+            if row["channel"] is not None
         }
+        return Sight(rows[0]["now"], accounts)
 
     async def record(self, changes: Mapping[Key, Account]) -> None:
         """

@@ -76,6 +76,7 @@ class Capacity:
         self._settings = settings
         self._batch_limit = batch_limit
         self._busy: Counter[str] = Counter()
+        self._ahead = timedelta(0)  # of the database's clock before ours
         self._accounts: dict[Key, Account] = {}
         self._changed: set[Key] = set()
         self._told: dict[Key, float] = {}
@@ -104,7 +105,7 @@ class Capacity:
         return rooms
 
     def _room(self, channel: Channel) -> Room | None:
-        now, ticks = self._clock.now(), self._clock.monotonic()
+        now, ticks = self.now(), self._clock.monotonic()
         for provider in channel.providers:
             verdict = "free"
             if channel.name != _BY_HOST:
@@ -151,13 +152,17 @@ class Capacity:
         """Whether `rooms` leaves a channel alone whose accounts are in trouble: not where each host is one."""
         return channel != _BY_HOST
 
+    def now(self) -> datetime:
+        """By the clock that all workers share: one that goes wrong must not stop an account for the others."""
+        return self._clock.now() + self._ahead
+
     @property
     def under_way(self) -> int:
         return self._busy.total()
 
     def choose(self, channel: Channel, address: Address) -> Way | Blocked:
         """The first account of the channel that may be sent through now."""
-        now = self._clock.now()
+        now = self.now()
         until: list[datetime] = []
         for provider in channel.providers:
             key = (channel.name, provider.name, provider.account_of(address))
@@ -174,7 +179,7 @@ class Capacity:
     def note(self, key: Key, outcome: Outcome) -> bool:
         """How an attempt by this account has ended; whether the other workers must hear of it at once."""
         before = self._account(key)
-        after = before.after(outcome, self._clock.now(), self._settings)
+        after = before.after(outcome, self.now(), self._settings)
         self._accounts[key] = after
         # What goes wrong is news at once; that it goes on well is news every few seconds.
         ticks = self._clock.monotonic()
@@ -185,8 +190,9 @@ class Capacity:
             self._told[key] = ticks
         return is_turn
 
-    def learn(self, accounts: Mapping[Key, Account]) -> None:
-        """What all workers together know. What this one has not told yet stays."""
+    def learn(self, now: datetime, accounts: Mapping[Key, Account]) -> None:
+        """What all workers together know at this time of theirs. What this one has not told yet stays."""
+        self._ahead = now - self._clock.now()
         for key, account in accounts.items():
             if key not in self._changed:
                 self._accounts[key] = account

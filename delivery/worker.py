@@ -224,7 +224,7 @@ class Worker:
 
     async def preview(self, limit: int = 100) -> list[Preview]:
         """What `run_once` would attempt; claims, sends and changes nothing."""
-        self._capacity.learn(await self._accounts.load())
+        self._capacity.learn(*await self._accounts.look())
         due = await self._outbox.peek(PROVIDER_CHANNELS, limit)
         told = {one.id: target for one, target in await self._targets(due)}
         facts = {one.claimed.id: one for one in await self._gather(due)}
@@ -491,7 +491,7 @@ class Worker:
             way = Blocked(None)
         wait = timedelta(seconds=self._random.uniform(5, 30))
         if way.until is not None:
-            wait = max(way.until - self._clock.now(), timedelta(0)) + wait / 5
+            wait = max(way.until - self._capacity.now(), timedelta(0)) + wait / 5
         waiting = Conclusion(
             state="deferred",
             outcome="policy_defer",
@@ -641,7 +641,7 @@ class Worker:
         async with self._exchanging:
             if news := self._capacity.news():
                 await self._accounts.record(news)
-            self._capacity.learn(await self._accounts.load())
+            self._capacity.learn(*await self._accounts.look())
             self._exchanged = self._clock.monotonic()
 
 
