@@ -79,14 +79,19 @@ class Receipt:
     occurred_at: datetime | None = None
 
 
-def advanced(state: str, reported: ReportedState, *, is_of_last_attempt: bool = True) -> str:
+def advanced(
+    state: str, reported: ReportedState, *, is_of_last_attempt: bool = True, is_known_as_sent: bool = False
+) -> str:
     """
     The state of a delivery after a report.
 
     is_of_last_attempt: of the message that the last attempt has sent. A message of an attempt before it that did
-    arrive has arrived; that it did not says nothing any more.
+    arrive has arrived; that it did not says nothing any more. is_known_as_sent: an attempt has said so when it
+    ended; a delivery that was replayed since is not at its end because that is said again.
     """
     if reported in FAILURES and (state in _TRIED_AGAIN or not is_of_last_attempt):
+        return state
+    if reported == "sent" and is_known_as_sent:
         return state
     return reported if RANKS[reported] > RANKS[state] else state
 

@@ -20,7 +20,8 @@ RETURNING provider, event_id, status;
 
 -- name: lock
 -- These deliveries, held until the end of the transaction, in one order. is_of_last_attempt: the provider's name is not
--- that of a message which an attempt before the last one has sent.
+-- that of a message which an attempt before the last one has sent. is_known_as_sent: it is that of a message which an
+-- attempt has sent, and said so in time.
 --   $1 tenant ids text[], $2 ids uuid[], $3 refs text[] (NULL where the report has none)
 WITH named AS (SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[]) AS named (tenant_id, id, ref))
 SELECT named.ref, d.tenant_id, d.id, d.kind, d.notification_id, d.user_id, d.endpoint_id, d.event, d.channel, d.lane,
@@ -30,7 +31,11 @@ SELECT named.ref, d.tenant_id, d.id, d.kind, d.notification_id, d.user_id, d.end
            SELECT FROM delivery_attempts a
            WHERE a.tenant_id = d.tenant_id AND a.delivery_id = d.id AND a.provider_ref IS NOT NULL
              AND (a.attempt < d.attempt AND a.provider_ref = named.ref
-                  OR a.attempt = d.attempt AND a.provider_ref <> named.ref)) AS is_of_last_attempt
+                  OR a.attempt = d.attempt AND a.provider_ref <> named.ref)) AS is_of_last_attempt,
+       EXISTS (
+           SELECT FROM delivery_attempts a
+           WHERE a.tenant_id = d.tenant_id AND a.delivery_id = d.id AND a.provider_ref = named.ref
+             AND a.outcome = 'sent' AND NOT a.is_late) AS is_known_as_sent
 FROM named JOIN notification_deliveries d ON d.tenant_id = named.tenant_id AND d.id = named.id
 WHERE d.kind = 'notification'
 ORDER BY d.tenant_id, d.id FOR UPDATE OF d;

@@ -76,6 +76,9 @@ class _Held:
     address_id: UUID | None
     state: str
     older: set[str] = field(default_factory=set)  # messages that attempts before the last one have sent
+    sent: set[str] = field(
+        default_factory=set
+    )  # messages of which an attempt that decided has said that it sent them
     receipt: Receipt | None = None  # that decided
     reason: str | None = None
 
@@ -83,7 +86,12 @@ class _Held:
         """Whether the report moved it."""
         if receipt.state is None:
             return False
-        state = advanced(self.state, receipt.state, is_of_last_attempt=receipt.ref not in self.older)
+        state = advanced(
+            self.state,
+            receipt.state,
+            is_of_last_attempt=receipt.ref not in self.older,
+            is_known_as_sent=receipt.ref in self.sent,
+        )
         if state == self.state:
             return False
         self.state, self.receipt, self.reason = state, receipt, reason
@@ -202,6 +210,8 @@ class Receipts:
             )
             if not row["is_of_last_attempt"]:
                 one.older.add(row["ref"])
+            if row["is_known_as_sent"]:
+                one.sent.add(row["ref"])
         return held
 
     def _told(self, one: _Held) -> list[Event]:

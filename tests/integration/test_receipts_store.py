@@ -252,6 +252,22 @@ async def test_the_failure_of_an_older_attempts_message_does_not_end_the_newer_o
     assert await world.state(delivery_id) == "failed"
 
 
+async def test_what_was_replayed_does_not_end_by_an_old_report_that_the_message_before_was_sent(
+    world: World,
+) -> None:
+    """Reports come in any order: `undelivered`, then a replay, then `sent`, all of the same message."""
+    delivery_id = await world.delivery("queued", ref="SM1")
+    await world.rows(
+        "UPDATE delivery_attempts SET ended_at = now(), outcome = 'sent' WHERE delivery_id = $1", delivery_id
+    )
+
+    await world.receipts.record([report("sent", delivery_id, ref="SM1")])
+    assert await world.state(delivery_id) == "queued"
+
+    await world.receipts.record([report("delivered", delivery_id, ref="SM1")])
+    assert await world.state(delivery_id) == "delivered"
+
+
 async def test_a_hard_bounce_pauses_the_address_and_a_complaint_ends_the_channel_too(world: World) -> None:
     bounced = await world.delivery(channel="email")
     address_id = await world.address(bounced, "email", "ada@example.com")
