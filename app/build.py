@@ -29,7 +29,7 @@ from app.delivering import delivering
 from app.jwks import PublishedKeys
 from app.migrate import migrate, pending
 from app.own_tokens import own_token
-from app.pushing import open_push
+from app.pushing import Pushing, open_push
 from app.settings import BadSetting, Settings
 from app.working import worker
 from core.clock import SystemClock
@@ -37,7 +37,7 @@ from core.database import Database, open_database
 from core.identity import Identity, Verifier
 from core.keys import Key, KeySet
 from core.revocation import Revocations
-from core.vault import Vault, read_keys
+from core.vault import SealBroken, Vault, read_keys
 from delivery.accounts_store import Accounts
 from delivery.api_keys_store import ApiKeys
 from delivery.channel import Channel
@@ -188,9 +188,8 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     await feed.read()
     events, depth = DeliveryEvents(clock), QueueDepth(Accounts(database), clock)
     metrics.read_deliveries(events, depth.read)
-    push = await open_push(
-        settings.push, database, vault, clock, stack, deadline=settings.worker.provider_timeout
-    )
+    push = await _open_push(settings, database, vault, clock, stack)
+    metrics.read_pushes(lambda: push.sender.stats, lambda: push.sender.guard.blocked)
     ways = await open_channels(
         settings, database, vault, http, clock, wake, stack, events, push=push.provider
     )
@@ -200,7 +199,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     _go_on(stack, feed.run())
     _go_on(stack, peers.run())
     if "scheduler" in settings.process.roles:
-        jobs = Jobs(database, hub, clock, settings.jobs, wake=wake)
+        jobs = Jobs(database, hub, clock, settings.jobs, wake=wake, prune=push.prune)
         _go_on(stack, jobs.run())
         _watch_jobs(metrics, jobs)
 
@@ -296,6 +295,24 @@ def _fan_out(settings: Settings, clock: SystemClock) -> tuple[Broker, Presence]:
         return MemoryBroker(), MemoryPresence(settings.presence, clock)
     broker = RedisBroker(settings.redis)
     return broker, RedisPresence(broker, settings.presence)
+
+
+async def _open_push(
+    settings: Settings, database: Database, vault: Vault, clock: SystemClock, stack: AsyncExitStack
+) -> Pushing:
+    """Raises BadSetting for keys that do not fit what is stored."""
+    try:
+        return await open_push(
+            settings.push,
+            database,
+            vault,
+            clock,
+            stack,
+            sending=settings.pushing,
+            deadline=settings.worker.provider_timeout,
+        )
+    except SealBroken as error:
+        raise BadSetting("DELIVERY_ENCRYPTION_KEYS", str(error)) from None
 
 
 async def open_channels(

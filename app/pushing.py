@@ -9,7 +9,7 @@ from datetime import timedelta
 from core.clock import Clock
 from core.database import Database
 from core.vault import Vault
-from delivery.channels.push import PushProvider, Sender
+from delivery.channels.push import PushProvider
 from push.keys import PushSettings
 from push.keys_store import KeyRing
 from push.sender import PushSender, SenderSettings
@@ -23,8 +23,12 @@ class Pushing:
     settings: PushSettings
     keys: KeyRing
     subscriptions: Subscriptions
-    sender: Sender
+    sender: PushSender
     provider: PushProvider
+
+    async def prune(self, limit: int) -> int:
+        """End some browsers whose page was not opened for long; how many."""
+        return await self.subscriptions.prune(self.settings.unseen, limit)
 
 
 async def open_push(

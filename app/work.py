@@ -85,7 +85,13 @@ async def _opened(settings: Settings, *, dry_run: bool) -> AsyncIterator[Worker]
             made.wake()
 
         push = await open_push(
-            settings.push, database, vault, clock, stack, deadline=settings.worker.provider_timeout
+            settings.push,
+            database,
+            vault,
+            clock,
+            stack,
+            sending=settings.pushing,
+            deadline=settings.worker.provider_timeout,
         )
         channels = await open_channels(
             settings, database, vault, http, clock, wake, stack, push=push.provider

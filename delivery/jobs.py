@@ -79,6 +79,12 @@ class Removed(NamedTuple):
     captured: int = 0  # by a sandbox
     links: int = 0
     codes: int = 0
+    browsers: int = 0  # that nobody has opened the application in for long
+
+
+async def nothing_to_prune(limit: int) -> int:
+    """Where there is no push."""
+    return 0
 
 
 @dataclass(slots=True)
@@ -102,8 +108,13 @@ class Jobs:
         settings: JobsSettings | None = None,
         *,
         wake: Callable[[], None] = lambda: None,
+        prune: Callable[[int], Awaitable[int]] = nothing_to_prune,
     ) -> None:
-        """wake: told after a commit that has brought work for the workers."""
+        """
+        wake: told after a commit that has brought work for the workers. prune: ends at most so many browsers that
+        were not seen for long, and says how many.
+        """
+        self._prune = prune
         self.stats = JobsStats()
         self._wake_workers = wake
         self._database = database
@@ -261,6 +272,8 @@ class Jobs:
             yield Removed(links=count)
         while count := await self._delete("delete_codes", limit):
             yield Removed(codes=count)
+        while count := await self._prune(limit):
+            yield Removed(browsers=count)
 
     async def _delete(self, query: str, *arguments: object) -> int:
         async with self._database.transaction(deadline=_BATCH_DEADLINE) as connection:

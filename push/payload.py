@@ -110,7 +110,7 @@ def build(push: Push, budget: int = MAX_PLAINTEXT) -> bytes:
     encoded = _ENCODER.encode(said)
     if len(encoded) > budget:
         cut = _shortened(said, len(encoded) - budget)
-        encoded = _ENCODER.encode(cut if cut is not None else _spilled(push))
+        encoded = _ENCODER.encode(_spilled(push) if cut is None else cut)
     if len(encoded) > budget:
         raise ValueError(f"a payload does not fit into {budget} bytes")
     return encoded
@@ -133,13 +133,10 @@ def _said(push: Push, *, is_fetched: bool = False) -> dict[str, Any]:
     title = something if is_private else push.title
     text = push.text if privacy == "full" else ""
     url = None if is_private else push.url
-    given = push.actions if push.actions is not None else ([Action("view", view)] if url else [])
-    actions = [] if is_private else given
-    data: dict[str, Any] = {
-        "notification_id": str(push.notification_id),
-        "action_url": url,
-        "receipt": push.receipt,
-    }
+    given = [] if push.actions is None or is_private else push.actions
+    # AIVO's worker opens a page by the button `view` alone; browsers by themselves need no button for that.
+    actions = given if push.actions is not None or not url else [Action("view", view)]
+    data: dict[str, Any] = {"notification_id": str(push.notification_id), "receipt": push.receipt}
     if not is_private:
         data["notification_type"] = push.notification_type
     tag = push.tag or str(push.notification_id)
@@ -158,10 +155,10 @@ def _said(push: Push, *, is_fetched: bool = False) -> dict[str, Any]:
             {
                 "actions": [
                     {"action": one.action, "title": one.title, "navigate": one.url or url or push.home}
-                    for one in actions
+                    for one in given
                 ]
             }
-            if actions
+            if given
             else {}
         ),
     }
@@ -173,7 +170,7 @@ def _said(push: Push, *, is_fetched: bool = False) -> dict[str, Any]:
         "body": text,
         "message": text,
         "tag": tag,
-        "data": data,
+        "data": {**data, "action_url": url},
         "actions": list(actions),
         "priority": push.priority,
         "requireInteraction": push.priority == "urgent",
@@ -241,7 +238,7 @@ def _shortened(said: dict[str, Any], excess: int) -> dict[str, Any] | None:
     text = said["body"]
     room = len(_ENCODER.encode(text)) - 2 - (excess + 1) // 2 - len(_CUT.encode())
     cut = fitting(text, room)
-    if len(cut) < min(_LEAST_TEXT, len(text)):
+    if len(cut) < min(_LEAST_TEXT, len(text)) or room <= 0:
         return None
     return said | {
         "body": cut + _CUT,

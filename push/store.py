@@ -292,17 +292,15 @@ class Subscriptions:
             if row["outcome"] == "sent"
         }
 
-    async def prune(self, unseen: timedelta, limit: int = 5000) -> int:
-        """End browsers whose page was not opened for so long, and forget those that ended long ago; how many."""
-        done = 0
-        for query, age in (("end_unseen", unseen), ("delete_ended", unseen + _KEPT)):
-            while True:
-                async with self._database.connection() as connection:
-                    count = int((await connection.execute(SQL[query], age, limit)).rpartition(" ")[2])
-                done += count
-                if count < limit:
-                    break
-        return done
+    async def prune(self, unseen: timedelta, limit: int) -> int:
+        """
+        End browsers whose page was not opened for so long, and forget some that ended long ago; how many, 0 when
+        there are no more.
+        """
+        async with self._database.connection() as connection:
+            ended = await connection.execute(SQL["end_unseen"], unseen, limit)
+            deleted = await connection.execute(SQL["delete_ended"], unseen + _KEPT, limit)
+        return int(ended.rpartition(" ")[2]) + int(deleted.rpartition(" ")[2])
 
     # --- within ---
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counter_
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -14,6 +15,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from delivery.telemetry import DeliveryEvents, Labels
+from push.sender import SenderStats
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LIFETIMES = (1, 10, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
@@ -85,6 +87,10 @@ class Metrics:
         self._events = events
         self.registry.register(_Deliveries(events, depth))
 
+    def read_pushes(self, stats: Callable[[], SenderStats], blocked: Callable[[], int]) -> None:
+        """What push services have answered (AIVO-24), and how many endpoints led where nothing is sent to."""
+        self.registry.register(_Pushes(stats, blocked))
+
     def delivered(self) -> Mapping[tuple[str, str], float]:
         """By channel and status (AIVO-24)."""
         ended = self._events.counts.ended if self._events is not None else {}
@@ -154,6 +160,35 @@ class _Deliveries(Collector):
         yield _by_labels("notification_deferred", "Attempts after which it waits.", counts.deferred)
         text = "Of what was sent or failed for good in the last 5 minutes, what was sent: 0-100."
         yield _gauge("notification_success_rate", text, self._events.success_rates())
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: names that are used twice are found at the first scrape, by a test."""
+        return []
+
+
+class _Pushes(Collector):
+    def __init__(self, stats: Callable[[], SenderStats], blocked: Callable[[], int]) -> None:
+        self._stats = stats
+        self._blocked = blocked
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats()
+        text = "Pushes to browsers, by what became of them."
+        sent = CounterMetricFamily("push_notifications_sent", text, labels=["status"])
+        text = "The same by push service, for whoever asks which of them is in trouble."
+        answers = CounterMetricFamily("push_service_answers", text, labels=["service", "status"])
+        of_all: Counter_[str] = Counter_()
+        for (service, status), count in stats.results.items():
+            of_all[status] += count
+            answers.add_metric([service, status], count)
+        for status, count in of_all.items():
+            sent.add_metric([status], count)
+        yield sent
+        yield answers
+        text = "Endpoints and addresses that nothing was sent to, because of where they lead."
+        yield CounterMetricFamily("push_endpoints_blocked", text, value=self._blocked())
+        yield GaugeMetricFamily("push_waiting", "Pushes that wait for a turn.", value=stats.waiting)
+        yield GaugeMetricFamily("push_in_flight", "Requests to push services.", value=stats.in_flight)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: names that are used twice are found at the first scrape, by a test."""

@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, Field, StringConstraints
 from starlette.responses import Response
 
-from app.api.models import TYPE_PATTERN, Answer, Body, Moment, Parameters
+from app.api.models import Answer, Body, Moment, Parameters
 from app.api.operation import PUBLIC, Call, Operation, answer, nothing
 from app.api.reading import query, read
 from app.pushing import Pushing
@@ -138,7 +138,7 @@ class FetchQuery(Parameters):
     token: Annotated[str, _TOKEN]
 
 
-NotificationTypeOrAny = Annotated[str, StringConstraints(pattern=rf"(^\\*$)|({TYPE_PATTERN})")]
+TypeOrAny = Annotated[str, StringConstraints(pattern=r"^(\*|[A-Za-z0-9][A-Za-z0-9._:-]{0,63})$")]
 
 
 class PrivacyBody(Body):
@@ -148,7 +148,7 @@ class PrivacyBody(Body):
     `title_only`: the title, and the text after a click. `private`: that there is something.
     """
 
-    types: Annotated[dict[NotificationTypeOrAny, Privacy], Field(max_length=200)]
+    types: Annotated[dict[TypeOrAny, Privacy], Field(max_length=200)]
 
 
 class PrivacyAnswer(Answer):

@@ -136,7 +136,41 @@ def test_what_nothing_stands_against_is_sent_and_every_gate_is_on_record() -> No
 
 
 def test_every_gate_has_an_objection_here() -> None:
-    assert list(OBJECTIONS) == [gate.__name__ for gate in GATES]
+    assert [*OBJECTIONS, "not_looking"] == [gate.__name__ for gate in GATES], "the last one only puts off"
+
+
+@pytest.mark.parametrize(
+    ("priority", "age_s", "wait_s"),
+    [
+        ("normal", 0, 15),
+        ("normal", 60, 30),
+        ("normal", 890, 10),
+        ("normal", 900, None),
+        ("urgent", 0, 15),
+        ("urgent", 50, 10),
+        ("urgent", 60, None),
+    ],
+)
+def test_a_push_waits_for_who_is_looking_but_not_for_ever(
+    priority: str, age_s: int, wait_s: int | None
+) -> None:
+    held = claimed(channel="push", created_at=NOW - timedelta(seconds=age_s))
+
+    verdict = decide(facts(claimed=held, content=says(priority=priority), is_looking=True)).verdict
+
+    if wait_s is None:
+        assert isinstance(verdict, Send)
+    else:
+        assert isinstance(verdict, Defer)
+        assert verdict.until == NOW + timedelta(seconds=wait_s)
+
+
+def test_only_a_push_waits_for_who_is_looking() -> None:
+    assert isinstance(decide(facts(is_looking=True)).verdict, Send)
+
+
+def test_a_browser_is_enough_to_be_pushed_to() -> None:
+    assert isinstance(decide(facts(claimed=claimed(channel="push"), recipient=None)).verdict, Send)
 
 
 @pytest.mark.parametrize("name", OBJECTIONS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,14 +14,11 @@ from uuid import UUID
 import httpx
 import pytest
 
-from core.clock import SystemClock
-from core.vault import Vault
-from delivery.channels.push import PushProvider
 from push.keys import PushSettings, VapidKey
 from push.payload import words
 from tests.api import TENANT, Edge, admin, person, serving
 from tests.providers.push_service import Device, PushService, Say, Silence
-from tests.workers import VAULT, Seen, a_worker, channel
+from tests.workers import Seen, a_worker, channel
 
 SUBSCRIBE = "/api/v1/push/subscribe"
 
@@ -149,4 +145,616 @@ async def test_a_notification_reaches_a_subscribed_browser(town: Town):
     assert said["data"]["notification_id"] == notification_id
     assert said["web_push"] == 8030
     assert said["notification"]["navigate"] == "/iep/12345/review"
+    assert (await town.delivery())["state"] == "sent"
+
+
+# --- Subscribing -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_page_says_the_same_at_each_start_and_stays_the_same_subscription(town: Town):
+    first = await town.subscribe(
+        user_agent="A browser", device_info={"platform": "web", "browser": "Firefox"}
+    )
+
+    again = await town.subscribe(device=first.device)
+
+    assert again.id == first.id
+    listed = (await town.edge.client(person()).get("/api/v1/push/subscriptions")).json()["subscriptions"]
+    assert [one["id"] for one in listed] == [first.id]
+    assert listed[0]["push_service"] == "mozilla"
+    assert listed[0]["user_agent"] == "A browser"
+    assert listed[0]["is_current_key"] is True
+    assert town.service.endpoint(first.device) not in json.dumps(listed)
+
+
+async def test_keys_come_as_base64_and_as_base64url(town: Town):
+    device = town.service.subscribe(town.key)
+    body = town.body(device)
+    url = {
+        name: text.replace("+", "-").replace("/", "_").rstrip("=") if name.endswith("_key") else text
+        for name, text in body.items()
+    }
+
+    one = await town.edge.client(person()).post(SUBSCRIBE, json=body)
+    other = await town.edge.client(person()).post(SUBSCRIBE, json=url)
+
+    assert (one.status_code, other.status_code) == (201, 201)
+    assert one.json()["id"] == other.json()["id"]
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("p256dh_key", encoded(b"\x02" + bytes(32))),
+        ("p256dh_key", encoded(b"\x04" + bytes(64))),
+        ("p256dh_key", "not base64!"),
+        ("auth_key", encoded(bytes(15))),
+        ("endpoint", "http://updates.push.services.mozilla.com/wpush/v2/x"),
+        ("endpoint", "https://updates.push.services.mozilla.com:8443/x"),
+        ("endpoint", "https://me@updates.push.services.mozilla.com/x"),
+        ("endpoint", "https://push.example.org/x"),
+        ("endpoint", "https://127.0.0.1/x"),
+        ("endpoint", "https://[::ffff:10.0.0.1]/x"),
+        ("endpoint", "https://updates.push.services.mozilla.com/" + "x" * 2048),
+        ("vapid_key_id", "unknown"),
+    ],
+)
+async def test_what_nothing_can_be_sent_to_is_refused_by_its_name(town: Town, member: str, value: str):
+    body = town.body(town.service.subscribe(town.key)) | {member: value}
+
+    answer = await town.edge.client(person()).post(SUBSCRIBE, json=body)
+
+    assert answer.status_code == 422
+    assert [fault["path"] for fault in answer.json()["details"]] == [member]
+    assert await town.rows() == []
+
+
+async def test_the_next_person_at_a_browser_takes_it_over(town: Town):
+    before = await town.subscribe("ada")
+
+    after = await town.subscribe("bob", before.device)
+    await town.push("ada")
+    await town.push("bob", title="For Bob")
+
+    assert after.id != before.id
+    assert [one["title"] for one in after.told] == ["For Bob"]
+
+
+async def test_who_has_learnt_an_endpoint_cannot_take_it_away(town: Town):
+    ada = await town.subscribe("ada")
+    stolen = town.body(ada.device) | {"auth_key": encoded(b"0123456789abcdef")}
+
+    answer = await town.edge.client(person("eve")).post(SUBSCRIBE, json=stolen)
+    await town.push("ada")
+
+    assert answer.status_code == 409
+    assert len(ada.told) == 1
+
+
+async def test_an_endpoint_belongs_to_one_person_over_all_tenants(town: Town):
+    ada = await town.subscribe("ada")
+
+    client = town.edge.client(person("ada", "hospital"))
+    moved = await client.post(SUBSCRIBE, json=town.body(ada.device))
+    await town.push("ada")
+
+    assert moved.status_code == 201
+    assert ada.told == []
+
+
+async def test_a_browser_is_subscribed_from_two_places_at_once(town: Town):
+    device = town.service.subscribe(town.key)
+
+    answers = await asyncio.gather(
+        *(town.edge.client(person(user)).post(SUBSCRIBE, json=town.body(device)) for user in "abcdefgh")
+    )
+
+    assert {answer.status_code for answer in answers} <= {201, 503}
+    assert sum(row["is_active"] for row in await town.rows()) == 1
+
+
+async def test_after_a_logout_nothing_comes_and_nothing_is_kept(town: Town):
+    browser = await town.subscribe()
+
+    path = f"/api/v1/push/subscriptions/{browser.id}"
+    gone = await town.edge.client(person()).delete(path)
+    again = await town.edge.client(person()).delete(path)
+    await town.push()
+
+    assert (gone.status_code, again.status_code) == (204, 404)
+    assert browser.told == []
+    assert await town.rows() == []
+    assert (await town.delivery())["reason"] == "no address for push"
+
+
+async def test_a_device_has_a_name_and_nobody_elses_can_be_touched(town: Town):
+    browser = await town.subscribe()
+    path = f"/api/v1/push/subscriptions/{browser.id}"
+
+    named = await town.edge.client(person()).patch(path, json={"name": "My phone"})
+    others = [
+        await town.edge.client(person("eve")).patch(path, json={"name": "Mine"}),
+        await town.edge.client(person("eve")).delete(path),
+        await town.edge.client(person("eve")).post(f"{path}/test"),
+        await town.edge.client(person("ada", "hospital")).delete(path),
+    ]
+
+    assert named.json()["name"] == "My phone"
+    assert {answer.status_code for answer in others} == {404}
+
+
+async def test_a_browser_replaces_its_subscription_by_knowing_the_old_one(town: Town):
+    old = await town.subscribe()
+    new = town.service.subscribe(town.key)
+    body = town.body(new) | {
+        "old_endpoint": town.service.endpoint(old.device),
+        "old_auth_key": encoded(old.device.browser.auth),
+    }
+
+    guessed = await town.edge.client().post(
+        "/api/v1/push/replace", json=body | {"old_auth_key": encoded(bytes(16))}
+    )
+    replaced = await town.edge.client().post("/api/v1/push/replace", json=body)
+    await town.push()
+
+    assert (guessed.status_code, replaced.status_code) == (404, 204)
+    assert old.told == []
+    assert len(new.pushes) == 1
+    assert [row["ended_because"] for row in await town.rows()] == ["replaced", None]
+
+
+async def test_a_person_keeps_the_browsers_that_were_seen_last(town: Town):
+    browsers = [await town.subscribe() for _ in range(21)]
+
+    rows = await town.rows()
+
+    assert [str(row["id"]) for row in rows if not row["is_active"]] == [browsers[0].id]
+
+
+async def test_nothing_that_lets_push_to_a_browser_stands_open_in_the_database(town: Town):
+    browser = await town.subscribe()
+
+    [row] = await town.rows()
+
+    stored = b"".join(value for value in row if isinstance(value, bytes)) + repr(row).encode()
+    for secret in (
+        town.service.endpoint(browser.device),
+        encoded(browser.device.browser.auth),
+        encoded(browser.device.browser.p256dh),
+    ):
+        assert secret.encode() not in stored
+
+
+# --- Sending ---------------------------------------------------------------------------------------------------------
+
+
+async def test_every_browser_of_a_person_is_pushed_to_and_nobody_elses(town: Town):
+    phone, laptop, bobs = await town.subscribe(), await town.subscribe(), await town.subscribe("bob")
+
+    await town.push()
+
+    assert (len(phone.told), len(laptop.told), len(bobs.told)) == (1, 1, 0)
+
+
+async def test_a_retry_goes_to_those_who_have_it_not(town: Town):
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    await town.push()
+    assert (await town.delivery())["state"] == "queued"
+    town.service.fault_of = lambda token: None
+
+    await town.due_now()
+    await town.work()
+
+    assert (len(phone.told), len(laptop.told)) == (1, 1)
+    assert (await town.delivery())["state"] == "sent"
+
+
+async def test_when_a_browser_is_never_reached_a_delivery_counts_as_sent_where_another_was(town: Town):
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+
+    await town.push()
+    for _ in range(4):
+        await town.due_now()
+        await town.work()
+
+    row = await town.delivery()
+    assert row["state"] == "sent"
+    assert row["reason"].startswith("not everywhere: ")
+    assert len(phone.told) == 1
+
+
+@pytest.mark.parametrize("status", [404, 410])
+async def test_a_subscription_that_has_ended_is_forgotten_at_once(town: Town, status: int):
+    gone, there = await town.subscribe(), await town.subscribe()
+    town.service.script.extend([])
+    town.service.fault_of = lambda token: Say(status) if token == gone.device.token else None
+
+    await town.push()
+
+    assert [row["ended_because"] for row in await town.rows()] == ["gone", None]
+    assert (await town.delivery())["state"] == "sent"
+    assert len(there.told) == 1
+
+
+async def test_when_the_last_browser_is_gone_the_delivery_says_so(town: Town):
+    gone = await town.subscribe()
+    gone.device.is_gone = True
+
+    await town.push()
+
+    row = await town.delivery()
+    assert (row["state"], row["code"]) == ("failed", "no_browser")
+
+
+async def test_refusals_end_a_browser_only_where_the_service_takes_what_is_for_others(town: Town):
+    refused, taken = await town.subscribe("ada"), await town.subscribe("bob")
+    town.service.fault_of = lambda token: Say(403) if token == refused.device.token else None
+
+    for _ in range(6):
+        await town.push("ada")
+    assert [row["is_active"] for row in await town.rows()] == [True, True], "it may be our key that is wrong"
+    await town.push("bob")
+    await town.push("ada")
+
+    assert [row["ended_because"] for row in await town.rows()] == ["refused", None]
+    assert len(taken.told) == 1
+
+
+async def test_a_message_that_is_too_large_for_one_service_is_sent_smaller(town: Town):
+    browser = await town.subscribe()
+    town.service.script.append(Say(413))
+
+    await town.push(message="long " * 800)
+
+    [said] = browser.device.pushes
+    assert len(said.text) <= 2000
+    assert (await town.delivery())["state"] == "sent"
+
+
+async def test_headers_follow_from_priority_and_what_replaces_what(town: Town):
+    browser = await town.subscribe()
+
+    await town.push(priority="urgent", collapse_key="iep-12345")
+    await town.push(priority="low", collapse_key="iep-12345")
+    await town.push()
+
+    urgent, low, plain = browser.device.pushes
+    assert (urgent.urgency, low.urgency, plain.urgency) == ("high", "low", "normal")
+    assert (urgent.ttl, low.ttl) == (3 * 24 * 3600, 12 * 3600)
+    assert urgent.topic == low.topic != plain.topic
+    assert "iep" not in str(urgent.topic)
+    assert json.loads(urgent.text)["requireInteraction"] is True
+
+
+async def test_an_answer_that_is_lost_is_repeated_under_the_same_topic(town: Town, database: str):
+    browser = await town.subscribe()
+    town.service.script.append(Silence())
+    provider = town.edge.services.delivery.push.provider
+    provider._patience = 0.3  # in place of seconds
+
+    await town.push()
+    assert (await town.delivery())["state"] == "queued"
+    await town.due_now()
+    await town.work()
+
+    assert len({one.topic for one in browser.device.pushes}) == 1
+    assert (await town.delivery())["state"] == "sent"
+
+
+async def test_a_browser_that_shows_a_push_whose_answer_was_lost_is_not_sent_it_again(town: Town):
+    browser = await town.subscribe()
+    town.service.script.append(Silence())
+    town.edge.services.delivery.push.provider._patience = 0.3
+
+    await town.push()
+    await town.report(browser.said)
+    await town.due_now()
+    await town.work()
+
+    assert len(browser.told) == 1
+    assert (await town.delivery())["state"] == "delivered"
+
+
+async def test_after_a_rotation_old_browsers_are_sent_to_with_their_key(town: Town):
+    old = await town.subscribe()
+    await town.edge.services.delivery.push.keys.rotate()
+    await town.subscribe(device=old.device)  # its page is opened, and has not looked at the key
+    new = await town.subscribe()
+
+    await town.push()
+
+    assert (len(old.told), len(new.told)) == (1, 1)
+    listed = (await town.edge.client(person()).get("/api/v1/push/subscriptions")).json()["subscriptions"]
+    assert {one["id"]: one["is_current_key"] for one in listed} == {old.id: False, new.id: True}
+
+
+async def test_the_test_button_reaches_one_browser_now(town: Town):
+    browser, other = await town.subscribe(), await town.subscribe()
+
+    answer = await town.edge.client(person()).post(f"/api/v1/push/subscriptions/{browser.id}/test")
+
+    assert answer.json()["status"] == "sent"
+    assert browser.said["title"] == words("en")[0]
+    assert other.told == []
+
+
+async def test_the_test_button_says_that_a_browser_is_gone(town: Town):
+    browser = await town.subscribe()
+    browser.device.is_gone = True
+
+    answer = await town.edge.client(person()).post(f"/api/v1/push/subscriptions/{browser.id}/test")
+
+    assert answer.json()["status"] == "gone"
+    assert [row["ended_because"] for row in await town.rows()] == ["gone"]
+
+
+# --- Who looks -------------------------------------------------------------------------------------------------------
+
+
+async def looks(tenant_id: str, user_id: str) -> bool:
+    return True
+
+
+async def test_who_looks_at_the_application_is_not_pushed_to_until_they_stop(town: Town):
+    browser = await town.subscribe()
+    await town.edge.submit(channels=["in_app", "push"])
+
+    await town.work(looking=looks)
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("deferred", "the person is looking at the application")
+    await town.due_now()
+    await town.work()
+
+    assert len(browser.told) == 1
+
+
+async def test_what_is_read_meanwhile_is_not_pushed(town: Town):
+    browser = await town.subscribe()
+    notification_id = await town.edge.submit(channels=["in_app", "push"])
+    await town.work(looking=looks)
+
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.due_now()
+    await town.work()
+
+    assert browser.told == []
+    assert (await town.delivery())["reason"] == "read already"
+
+
+@pytest.mark.parametrize(("priority", "waited"), [("urgent", 61), ("normal", 15 * 60 + 1)])
+async def test_a_screen_that_nobody_sits_at_holds_a_push_not_for_ever(town: Town, priority: str, waited: int):
+    browser = await town.subscribe()
+    await town.edge.submit(channels=["in_app", "push"], priority=priority)
+    await town.work(looking=looks)
+    await town.edge.rows(
+        "UPDATE notification_deliveries SET created_at = created_at - $1::interval, due_at = now()",
+        timedelta(seconds=waited),
+    )
+
+    await town.work(looking=looks)
+
+    assert len(browser.told) == 1
+
+
+async def test_presence_is_asked_once_for_each_person_of_a_batch(town: Town):
+    asked: list[str] = []
+
+    async def looking(tenant_id: str, user_id: str) -> bool:
+        asked.append(user_id)
+        return user_id == "ada"
+
+    ada, bob = await town.subscribe("ada"), await town.subscribe("bob")
+    for user in ("ada", "ada", "bob"):
+        await town.edge.submit(user, channels=["in_app", "push"])
+    await town.work(looking=looking)
+
+    assert sorted(asked) == ["ada", "bob"]
+    assert (len(ada.told), len(bob.told)) == (0, 1)
+
+
+# --- What may be seen ------------------------------------------------------------------------------------------------
+
+
+SECRET = {"title": "IEP of John Doe", "message": "John's plan was changed.", "action_url": "/iep/12345"}
+
+
+async def private(town: Town, types: dict[str, str]) -> None:
+    answer = await town.edge.client(admin()).put("/api/v1/push/privacy", json={"types": types})
+    assert answer.status_code == 200, answer.text
+
+
+async def test_a_private_push_says_only_that_there_is_something(town: Town):
+    browser = await town.subscribe()
+    await private(town, {"*": "private"})
+
+    await town.push(**SECRET, metadata={"student_name": "John Doe"})
+
+    said = browser.said
+    assert said["title"] == said["notification"]["title"] == "You have a new notification"
+    text = json.dumps(said)
+    assert all(word not in text for word in ("John", "IEP", "iep", "plan"))
+
+
+async def test_the_whole_is_fetched_after_a_click_once(town: Town):
+    browser = await town.subscribe()
+    await private(town, {"*": "private"})
+    await town.push(**SECRET)
+
+    assert browser.said["fetch"]["when"] == "clicked"
+    first, second = await town.fetch(browser.said), await town.fetch(browser.said)
+
+    whole = first.json()
+    assert (whole["title"], whole["body"]) == (SECRET["title"], SECRET["message"])
+    assert whole["data"]["action_url"] == SECRET["action_url"]
+    assert "fetch" not in whole
+    assert second.status_code == 404
+
+
+async def test_of_a_type_the_title_alone_may_be_shown(town: Town):
+    browser = await town.subscribe()
+    await private(town, {"*": "private", "iep_update": "title_only"})
+
+    await town.push(notification_type="iep_update", **SECRET)
+
+    assert browser.said["title"] == SECRET["title"]
+    assert "John's plan" not in json.dumps(browser.said)
+
+
+async def test_a_private_push_speaks_the_language_of_the_person(town: Town):
+    browser = await town.subscribe()
+    await town.edge.services.delivery.recipients.put(
+        TENANT, "ada", {"name": "Ada", "locale": "de-AT"}, "test"
+    )
+    await private(town, {"*": "private"})
+
+    await town.push(**SECRET)
+
+    assert browser.said["title"] == "Sie haben eine neue Benachrichtigung"
+    assert browser.said["notification"]["lang"] == "de-AT"
+
+
+async def test_what_does_not_fit_is_fetched_at_once(town: Town):
+    browser = await town.subscribe()
+    title, message = "\u00fc" * 250, "long " * 1500
+    await town.push(title=title, message=message, action_url="/" + "p" * 1900)
+
+    said = browser.said
+    assert said["fetch"]["when"] == "shown"
+    whole = (await town.fetch(said)).json()
+
+    assert (whole["title"], whole["body"]) == (title, message)
+
+
+async def test_what_was_recalled_is_not_fetched(town: Town):
+    browser = await town.subscribe()
+    await private(town, {"*": "private"})
+    notification_id = await town.push(**SECRET)
+    recalled = await town.edge.client(admin()).delete(f"/api/v1/notifications/{notification_id}")
+    assert recalled.status_code == 204, recalled.text
+
+    assert (await town.fetch(browser.said)).status_code == 404
+
+
+async def test_privacy_is_the_tenants_and_is_in_its_audit_log(town: Town):
+    await private(town, {"*": "title_only"})
+
+    other = await town.edge.client(admin("hospital")).get("/api/v1/push/privacy")
+    own = await town.edge.client(admin()).get("/api/v1/push/privacy")
+
+    assert (own.json(), other.json()) == ({"types": {"*": "title_only"}}, {"types": {}})
+    rows = await town.edge.rows("SELECT action FROM audit_log WHERE tenant_id = $1", TENANT)
+    assert "push.privacy_changed" in [row["action"] for row in rows]
+
+
+# --- Read anywhere, gone everywhere ----------------------------------------------------------------------------------
+
+
+async def test_what_was_read_elsewhere_is_named_in_the_next_push(town: Town):
+    browser = await town.subscribe()
+    read = await town.push()
+    await town.push(title="Not read")
+    await town.edge.client(person()).post(f"/api/v1/notifications/{read}/read")
+
+    await town.push(title="Third")
+
+    [_, _, third] = browser.told
+    assert third["reads"] == [read]
+
+
+async def test_reading_everything_is_carried_too(town: Town):
+    browser = await town.subscribe()
+    ids = [await town.push() for _ in range(3)]
+    await town.edge.client(person()).post("/api/v1/notifications/read-all", json={})
+
+    await town.push(title="Last")
+
+    assert browser.told[-1]["reads"] == ids[::-1]
+
+
+# --- What browsers report --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("events", "state"),
+    [
+        (["shown"], "delivered"),
+        (["shown", "clicked"], "read"),
+        (["clicked", "shown"], "read"),
+        (["closed"], "delivered"),
+        (["shown", "shown"], "delivered"),
+    ],
+)
+async def test_a_delivery_moves_as_browsers_report(town: Town, events: list[str], state: str):
+    browser = await town.subscribe()
+    await town.push()
+
+    for event in events:
+        assert (await town.report(browser.said, event)).status_code == 204
+
+    assert (await town.delivery())["state"] == state
+    [row] = await town.edge.rows("SELECT * FROM push_sends")
+    assert row["shown_at"] is not None
+    assert (row["clicked_at"] is not None) == ("clicked" in events)
+    assert (row["closed_at"] is not None) == ("closed" in events)
+
+
+async def test_a_report_does_not_keep_the_others_from_being_tried_again(town: Town):
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    await town.push()
+
+    await town.report(phone.said)
+    assert (await town.delivery())["state"] == "queued"
+    town.service.fault_of = lambda token: None
+    await town.due_now()
+    await town.work()
+
+    assert len(laptop.told) == 1
+    assert (await town.delivery())["state"] == "delivered", "the phone has said so"
+
+
+async def test_a_token_is_good_for_one_thing(town: Town):
+    browser = await town.subscribe()
+    await private(town, {"*": "private"})
+    await town.push()
+    said = browser.said
+
+    as_receipt = await town.report({"data": {"receipt": said["fetch"]["token"]}})
+    as_fetch = await town.fetch({"fetch": {"id": said["fetch"]["id"], "token": said["data"]["receipt"]}})
+    forged = await town.report({"data": {"receipt": said["data"]["receipt"][:-2] + "AA"}})
+
+    assert {as_receipt.status_code, as_fetch.status_code, forged.status_code} == {404}
+
+
+# --- The end of a browser --------------------------------------------------------------------------------------------
+
+
+async def test_a_browser_that_nobody_opens_for_60_days_is_pushed_to_no_more(town: Town):
+    old, new = await town.subscribe(), await town.subscribe()
+    await town.edge.rows(
+        "UPDATE push_subscriptions SET last_seen_at = now() - interval '61 days' WHERE id = $1", UUID(old.id)
+    )
+    pruned = await town.edge.services.delivery.push.prune(100)
+    await town.push()
+
+    assert pruned == 1
+    assert [row["ended_because"] for row in await town.rows()] == ["expired", None]
+    assert (len(old.told), len(new.told)) == (0, 1)
+    await town.edge.rows("UPDATE push_subscriptions SET last_seen_at = now() - interval '91 days'")
+    while await town.edge.services.delivery.push.prune(100):
+        pass
+    assert await town.rows() == []
+
+
+async def test_a_browser_whose_encryption_key_is_gone_is_lost_alone(town: Town):
+    lost, there = await town.subscribe(), await town.subscribe()
+    await town.edge.rows(
+        "UPDATE push_subscriptions SET endpoint = $2 WHERE id = $1", UUID(lost.id), b"\x03old" + bytes(40)
+    )
+
+    await town.push()
+
+    assert len(there.told) == 1
     assert (await town.delivery())["state"] == "sent"
