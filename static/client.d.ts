@@ -261,8 +261,11 @@ export interface Push {
   /** Turn it off in this browser. To be called before a logout, while there is a token. */
   disable(): Promise<PushStatus>;
   status(): Promise<PushStatus>;
-  /** Push a notification to this browser alone. */
-  test(): Promise<unknown>;
+  /** Push a notification to this browser alone. `status`: what became of it at the push service; `reason`: in words. */
+  test(): Promise<{
+    status: "sent" | "gone" | "refused" | "too_large" | "throttled" | "retry" | "unknown" | "blocked";
+    reason: string;
+  }>;
 }
 
 export interface Hub extends Emitter<HubEvents> {

@@ -83,8 +83,12 @@ export class Push {
 
   // -- What a page calls ----------------------------------------------------------------------------
 
-  /** {state, reason, permission, id, message}. Asks nobody but the browser and the hub's public key. */
-  async status() {
+  /** {state, reason, permission, id, message}, when what is changing it is over. */
+  status() {
+    return this.#inTurn(() => this.#status());
+  }
+
+  async #status() {
     const permission = globalThis.Notification?.permission ?? "default";
     const about = (state, reason) => {
       return { state, reason, permission, id: this.#kept?.id ?? null, message: REASONS[reason] ?? null };
@@ -108,7 +112,7 @@ export class Push {
       const answer = (await asked) || Notification.permission;
       if (answer !== "granted") throw this.#refusal({ denied: "denied" }[answer] ?? (asked ? "dismissed" : "no_gesture"));
       const registration = await this.#register();
-      await this.#link(await this.#subscribe(registration), name);
+      await this.#link(registration, name);
       return this.#changed();
     });
   }
@@ -143,7 +147,7 @@ export class Push {
   async #start() {
     if (!this.#kept || this.#obstacle() || Notification.permission !== "granted") return;
     const registration = (await this.#registration()) ?? (await this.#register());
-    await this.#link(await this.#subscribe(registration));
+    await this.#link(registration);
     await this.#changed();
   }
 
@@ -157,9 +161,8 @@ export class Push {
     await this.#changed();
   }
 
-  /** A subscription made with the hub's current key. One made with an older key is replaced, at the hub too. */
-  async #subscribe(registration) {
-    const key = await this.#key();
+  /** A subscription made with this key. One made with an older key is replaced, at the hub too. */
+  async #subscribe(registration, key) {
     let subscription = await registration.pushManager.getSubscription();
     let old = null;
     if (subscription && !this.#isMadeWith(subscription, key)) {
@@ -185,24 +188,31 @@ export class Push {
     return { endpoint, p256dh_key: keyOf(subscription, "p256dh"), auth_key: keyOf(subscription, "auth") };
   }
 
-  /** Tell the hub. It may be told again and again; a browser that was another person's becomes this one's. */
-  async #link(subscription, name) {
-    const about = { user_agent: navigator.userAgent.slice(0, 500), device_info: device() };
-    const body = { ...this.#body(subscription), ...about };
+  /** Subscribe and tell the hub. It may be told again and again; a browser that was another person's becomes this one's. */
+  async #link(registration, name) {
+    const { public_key: key, key_id: vapid_key_id } = await this.#key();
+    const subscription = await this.#subscribe(registration, key);
+    const { expirationTime } = subscription;
+    const body = {
+      ...this.#body(subscription),
+      user_agent: navigator.userAgent.slice(0, 500),
+      device_info: device(),
+      vapid_key_id,
+      expires_at: expirationTime ? new Date(expirationTime).toISOString() : null,
+    };
     const { id } = await this.#rest("POST", "/api/v1/push/subscribe", { body });
     this.#keep({ id });
     if (name) await this.#rest("PATCH", `/api/v1/push/subscriptions/${id}`, { body: { name } });
   }
 
-  async #key() {
-    const { public_key: key } = await this.#rest("GET", "/api/v1/push/vapid-public-key");
-    return key;
+  #key() {
+    return this.#rest("GET", "/api/v1/push/vapid-public-key");
   }
 
   /** The key is not known offline; then nothing has changed as far as anybody can tell. */
   async #isCurrent(subscription) {
-    const key = await this.#key().catch(() => null);
-    return !key || this.#isMadeWith(subscription, key);
+    const answer = await this.#key().catch(() => null);
+    return !answer || this.#isMadeWith(subscription, answer.public_key);
   }
 
   #isMadeWith(subscription, key) {
@@ -306,7 +316,7 @@ export class Push {
   }
 
   async #changed() {
-    const status = await this.status();
+    const status = await this.#status();
     this.#hub.emit("push", status);
     return status;
   }

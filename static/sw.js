@@ -149,10 +149,22 @@
 
   async function receive(data) {
     const payload = await complete(parse(data));
-    await show(payload);
     const ids = Array.isArray(payload.reads) ? payload.reads : [];
+    await inTurn(() => show(payload));
     const unread = payload.app_badge ?? payload.notification?.app_badge;
-    await Promise.allSettled([close(ids), mark(unread), report(payload.data?.receipt, "shown")]);
+    const closed = inTurn(() => close(ids));
+    await Promise.allSettled([closed, mark(unread), report(payload.data?.receipt, "shown")]);
+  }
+
+  /**
+   * One look at the screen or change of it at a time: Chromium forgets a notification that is just being shown when
+   * somebody asks which are (PlatformNotificationContextImpl reads both its own list and the screen's).
+   */
+  let last = Promise.resolve();
+  function inTurn(change) {
+    const turn = last.then(change);
+    last = turn.catch(() => {}); // told to whoever waits for that turn
+    return turn;
   }
 
   // -- What was read elsewhere ----------------------------------------------------------------------
@@ -279,6 +291,6 @@
   });
   self.addEventListener("message", (event) => {
     const { carillon, ids, unread } = event.data ?? {};
-    if (carillon === "read") event.waitUntil(Promise.allSettled([close(ids ?? null), mark(unread)]));
+    if (carillon === "read") event.waitUntil(Promise.allSettled([inTurn(() => close(ids ?? null)), mark(unread)]));
   });
 })();

@@ -10,7 +10,7 @@ from playwright.async_api import Browser, async_playwright
 from tests.machine import program
 
 #: No sandbox, because tests may run as root; nothing that talks to anybody but the test.
-_ARGUMENTS = (
+ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -27,7 +27,7 @@ async def chromium() -> AsyncIterator[Browser]:
     """The machine's Chromium, without a window. Where there is none the test is skipped."""
     path = program("chromium", "chromium-browser", "google-chrome")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=_ARGUMENTS)
+        browser = await playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         try:
             yield browser
         finally:

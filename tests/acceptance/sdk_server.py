@@ -23,10 +23,13 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.console import without_comments
+from app.console import WORKER_POLICY, without_comments
 from app.server import Server
+from push.keys import application_server_key, new_key
 
 CLIENT = Path(__file__).parents[2] / "static" / "client.js"
+PUSH = CLIENT.with_name("push.js")
+WORKER = CLIENT.with_name("sw.js")
 STATES = {
     "mark_read": "read",
     "mark_unread": "unread",
@@ -61,6 +64,16 @@ window.make = (options = {}) => {
 window.states = () => log.filter((event) => event.type === "state").map((event) => event.state);
 window.shown = () => log.filter((event) => event.type === "notification").map((event) => event.notification.title);
 window.ready = true;
+"""
+
+# The worker of an application, which has notifications of its own, with ours inside.
+BESIDE_SCRIPT = """
+self.carillon = { icon: "/icon.png" };
+importScripts("/sw.js");
+self.clicked = [];
+addEventListener("notificationclick", (event) => {
+  if (!event.notification.data?.carillon) clicked.push(event.notification.title);
+});
 """
 
 WORKER_SCRIPT = """
@@ -106,6 +119,11 @@ class SdkServer:
         self.tickets: list[str] = []  # the bearer tokens they were asked with
         self.rest: list[str] = []  # method and path of every REST call but tickets
         self.heartbeat_ms = 25_000
+        self.push_key = application_server_key(new_key())
+        self.subscribed: list[dict[str, Any]] = []  # bodies, as they came
+        self.replaced: list[dict[str, Any]] = []
+        self.receipts: list[tuple[str, str]] = []  # token and event
+        self.spilled: dict[str, dict[str, Any]] = {}  # token -> payload, given once
         # Faults, each until it is taken back.
         self.ticket_answers: list[Response] = []  # given instead of a ticket, the first first
         self.welcome_with_close: list[int] = []  # close codes instead of a welcome
@@ -260,6 +278,23 @@ class SdkServer:
         await self.change(body["change"], *body["notification_ids"], until=body.get("until"))
         return JSONResponse({"unread_count": self.unread, "more": False})
 
+    async def _push(self, request: Request) -> Response:
+        what = request.path_params["what"]
+        body = json.loads(await request.body() or b"{}")
+        if what == "vapid-public-key":
+            return JSONResponse({"public_key": self.push_key, "key_id": self.push_key[:16]})
+        if what == "fetch":
+            payload = self.spilled.pop(request.query_params["token"], None)
+            return problem(404, "not_found") if payload is None else JSONResponse(payload)
+        if what == "receipts":
+            self.receipts.append((body["token"], body["event"]))
+        elif what == "subscribe":
+            self.subscribed.append(body)
+        elif what == "replace":
+            self.replaced.append(body)
+        await self._note(request)
+        return JSONResponse({"id": "browser-1"})
+
     async def _connect(self, socket: WebSocket) -> None:
         await socket.accept()
         peer = Peer(socket, socket.query_params["ticket"])
@@ -364,11 +399,18 @@ class SdkServer:
             return Response(source, media_type="text/javascript")
 
         client = without_comments(self.rewrite(CLIENT.read_text()))
+        policy = {"Content-Security-Policy": WORKER_POLICY}
+        worker = Response(without_comments(WORKER.read_text()), media_type="text/javascript", headers=policy)
         return [
             Route("/", lambda _: HTMLResponse(PAGE)),
             Route("/page.js", lambda _: script(PAGE_SCRIPT)),
             Route("/worker.js", lambda _: script(WORKER_SCRIPT)),
             Route("/static/client.js", lambda _: script(client)),
+            Route("/static/push.js", lambda _: script(without_comments(PUSH.read_text()))),
+            Route("/sw.js", lambda _: worker),
+            Route("/beside.js", lambda _: script(BESIDE_SCRIPT)),
+            Route("/module.js", lambda _: script('import "/sw.js";')),
+            Route("/api/v1/push/{what:path}", self._push, methods=["GET", "POST", "PATCH", "DELETE"]),
             Route("/api/v1/ws/ticket", self._ticket, methods=["POST"]),
             Route("/api/v1/notifications", self._list),
             Route("/api/v1/notifications/counts", self._counts),
