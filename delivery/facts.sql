@@ -1,8 +1,14 @@
 -- name: contents
 -- What notifications say, each once, however many deliveries there are of it. Leans on the primary key, see `people`.
 --   $1 tenant ids text[], $2 notification ids uuid[]: pairs
+-- Returns status: cancelled also where only the sending to many was; a delivery that a worker had in hand then comes back
+-- when it is to be tried again.
 SELECT n.tenant_id, n.id, n.title, n.message, n.notification_type, n.action_url, n.priority, n.channels, n.metadata,
-       n.created_at, n.expires_at, n.collapse_key, n.group_key, n.updated_at, n.status, n.topic
+       n.created_at, n.expires_at, n.collapse_key, n.group_key, n.updated_at, n.topic,
+       CASE WHEN n.status = 'published' AND EXISTS (
+           SELECT FROM delivery_broadcasts b
+           WHERE b.tenant_id = wanted.tenant_id AND b.notification_id = wanted.id AND b.state = 'cancelled')
+       THEN 'cancelled' ELSE n.status END AS status
 FROM unnest($1::text[], $2::uuid[]) AS wanted (tenant_id, id)
 CROSS JOIN LATERAL (
     SELECT * FROM notifications n WHERE n.tenant_id = wanted.tenant_id AND n.id >= wanted.id

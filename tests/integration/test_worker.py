@@ -12,6 +12,7 @@ import pytest
 from core.clock import SystemClock
 from core.outcome import Outcome, Sent
 from delivery.breaker import BreakerSettings
+from delivery.broadcasts_store import Broadcasts
 from delivery.channel import Address, Message
 from delivery.conclusion import RetrySettings
 from delivery.draft import Everyone, Users
@@ -350,6 +351,27 @@ async def test_a_broadcast_reaches_everybody_with_an_address(stores: Stores) -> 
     ]
     [row] = await stores.query("SELECT state, people, deliveries FROM delivery_broadcasts")
     assert tuple(row) == ("done", 2, 4)
+
+
+async def test_what_a_worker_had_in_hand_of_a_cancelled_broadcast_is_not_tried_again(stores: Stores) -> None:
+    sent = await stores.send(Everyone(), channels=("email",), metadata={"simulate": "unreachable"})
+    worker = a_worker(stores.database, simulated(), breaker=BreakerSettings(failures=100))
+    await worker.run_once()
+    await stores.query(
+        "UPDATE notification_deliveries SET state = 'processing', claimed_by = 'w1' WHERE user_id = 'ada'"
+    )
+
+    await Broadcasts(stores.database).cancel(service(), sent)
+    await due_now(stores)
+    await worker.run_once()
+
+    rows = await stores.query(
+        "SELECT user_id, state, reason, attempt FROM notification_deliveries ORDER BY 1"
+    )
+    assert [tuple(row) for row in rows] == [
+        ("ada", "cancelled", "the notification is cancelled", 2),
+        ("bob", "cancelled", "the broadcast was cancelled", 1),
+    ]
 
 
 async def test_a_running_worker_is_woken_and_does_not_wait_for_its_poll(stores: Stores) -> None:
