@@ -36,7 +36,7 @@ ENTRY_POINTS = {"migrations/env.py"}
 EDGES = {
     "asyncpg": (
         "core/database.py", "*/store*.py", "*_store.py", "*/ingest*.py", "*/inbox*.py", "*/outbox.py", "*/facts.py",
-        "delivery/recording.py",
+        "delivery/recording.py", "digest/job.py",
         "hub/history_postgres.py", "app/*.py", "migrations/env.py",
     ),
     "redis": ("*_redis.py",),

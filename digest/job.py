@@ -1,0 +1,281 @@
+"""
+One run after the other: who is due is claimed, what came in is read and summed up, the digest is submitted, and
+the next run is set, all in one transaction per batch.
+
+Any number of schedulers may do it. One that dies leaves nothing half done; a run that happened stands in a row
+whose key no second one can have.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import asyncpg
+import msgspec
+import structlog
+
+from core.clock import Clock
+from core.database import Connection, Database
+from core.errors import ServiceError, not_found
+from core.identity import Identity
+from core.notification import Priority
+from delivery.draft import MAX_CONTENT_BYTES, Submission, Users
+from delivery.ingest import Accepted, Order, Stored, Written, write
+from delivery.outbox import PROVIDED
+from digest.store import Digests, DigestSettings, Ran, Subscription, Window
+from digest.summary import Digest, summarise
+from digest.timetable import Run
+from hub.history import Entry
+from hub.publisher import Publisher
+
+log = structlog.stdlib.get_logger("digest.job")
+
+#: What a digest is called among notifications. None of them is ever part of another.
+DIGEST_TYPE = "digest"
+
+_DEADLINE = timedelta(seconds=30)
+_KEY_LIFE = timedelta(hours=48)
+
+#: Who submits digests.
+_SENDER_ID = "digest"
+
+
+class Words(Protocol):
+    """Says in a person's language what a digest is called, and what stands in its first line."""
+
+    def __call__(self, digest: Digest, locale: str | None) -> tuple[str, str]: ...
+
+
+@dataclass(slots=True)
+class DigestStats:
+    """Counts since the start; for metrics."""
+
+    sent: int = 0
+    skipped_empty: int = 0
+    skipped_late: int = 0
+    failed: int = 0
+    lateness_seconds: float = 0.0  # of the last one that was sent, after its minute
+
+
+class DigestJob:
+    """The digests of one scheduler."""
+
+    def __init__(
+        self,
+        database: Database,
+        digests: Digests,
+        publisher: Publisher,
+        words: Words,
+        clock: Clock,
+        settings: DigestSettings | None = None,
+        *,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
+        """wake: told after a commit that has brought work for the workers."""
+        self.stats = DigestStats()
+        self._database = database
+        self._digests = digests
+        self._publisher = publisher
+        self._words = words
+        self._clock = clock
+        self._settings = settings or DigestSettings()
+        self._wake = wake
+
+    async def run_due(self) -> int:
+        """Send every digest that is due; how many runs there were."""
+        count = 0
+        while True:
+            taken = await self._batch(self._settings.batch)
+            count += taken
+            if taken < self._settings.batch:
+                return count
+
+    async def recompute_zones(self) -> int:
+        """Say anew when digests are due that were computed with other time zone data; how many."""
+        count = 0
+        while True:
+            async with self._database.transaction(deadline=_DEADLINE) as connection:
+                now, people = await self._digests.take_old_zones(connection, self._settings.batch)
+                await self._digests.advance(connection, [(one, None, None) for one in people], now)
+            count += len(people)
+            if len(people) < self._settings.batch:
+                return count
+
+    async def preview(self, tenant_id: str, user_id: str) -> tuple[Subscription, Digest]:
+        """What the next digest would say if it were due now. Raises ServiceError (not_found)."""
+        one = await self._digests.get(tenant_id, user_id)
+        if one is None:
+            raise not_found("digest subscription")
+        async with self._database.connection() as connection:
+            now: datetime = await connection.fetchval("SELECT now()")
+            [window] = await self._digests.windows(connection, [one])
+        run = one.next_run or Run(now, now.date(), 0)
+        return one, self._digest(one, run, window, now)
+
+    async def run_now(self, tenant_id: str, user_id: str) -> Accepted:
+        """
+        Send somebody what has come in since their last digest. The window does not move: it all stands in the
+        next one too.
+
+        Raises ServiceError: not_found; conflict when nothing has come in.
+        """
+        one, digest = await self.preview(tenant_id, user_id)
+        if digest.is_empty:
+            raise ServiceError("conflict", "Nothing has come in since the last digest.")
+        async with self._database.transaction(deadline=_DEADLINE) as connection:
+            locale = (await self._digests.locales(connection, [one]))[0]
+            [written] = await write(connection, [self._order(one, digest, locale)], _KEY_LIFE)
+            if isinstance(written, Exception):
+                raise written
+        self._tell([written])
+        return written.accepted
+
+    async def _batch(self, limit: int) -> int:
+        """One transaction; when the data of one person is at fault, each in one of their own."""
+        try:
+            return await self._transaction(limit)
+        except asyncpg.PostgresError as error:
+            if limit == 1:
+                self.stats.failed += 1
+                log.error("digest_failed", sqlstate=error.sqlstate, exc_info=error)
+                return 0
+            log.warning("digest_batch_failed", sqlstate=error.sqlstate)
+            done = 0
+            for _ in range(limit):
+                done += await self._batch(1)
+            return done
+
+    async def _transaction(self, limit: int) -> int:
+        async with self._database.transaction(deadline=_DEADLINE) as connection:
+            now, people = await self._digests.take_due(connection, limit)
+            written = await self._run(connection, people, now)
+        self._tell(written)
+        return len(people)
+
+    async def _run(
+        self, connection: Connection, people: Sequence[Subscription], now: datetime
+    ) -> Sequence[Written]:
+        done = [one for one in people if one.is_done]
+        due = [(one, one.next_run) for one in people if not one.is_done and one.next_run is not None]
+        windows = await self._digests.windows(connection, [one for one, _ in due])
+        locales = await self._digests.locales(connection, [one for one, _ in due])
+        ran: list[Ran] = []
+        orders: list[Order] = []
+        sent: list[tuple[Subscription, Run, Window, Digest, bool]] = []
+        for (one, run), window, locale in zip(due, windows, locales, strict=True):
+            is_late = now - run.at > self._settings.catch_up
+            digest = self._digest(one, run, window, now)
+            if is_late or digest.is_empty:
+                state = "skipped_late" if is_late else "skipped_empty"
+                ran.append(Ran(one, run, state, is_late, window, digest.total, digest.unread, None, None))
+                continue
+            orders.append(self._order(one, digest, locale))
+            sent.append((one, run, window, digest, now - run.at > self._settings.spread * 2))
+        results = await write(connection, orders, _KEY_LIFE) if orders else []
+        written: list[Written] = []
+        for (one, run, window, digest, late), result in zip(sent, results, strict=True):
+            if isinstance(result, Exception):
+                log.error("digest_not_submitted", exc_info=result)
+                ran.append(Ran(one, run, "failed", late, window, digest.total, digest.unread, None, None))
+                continue
+            written.append(result)
+            ran.append(
+                Ran(
+                    one,
+                    run,
+                    "sent",
+                    late,
+                    window,
+                    digest.total,
+                    digest.unread,
+                    hashlib.sha256(msgspec.json.encode(digest.document)).digest(),
+                    result.accepted.notification_ids[0],
+                )
+            )
+        await self._digests.finish(connection, ran, now)
+        await self._digests.advance(connection, [(one, one.next_run, None) for one in done], now)
+        self._count(ran, now)
+        return written
+
+    def _digest(self, one: Subscription, run: Run, window: Window, now: datetime) -> Digest:
+        following = self._digests.following(one, run, now)
+        return summarise(
+            window.items,
+            day=run.date,
+            timezone=one.wanted.timezone,
+            now=now,
+            after=window.after,
+            until=window.until,
+            next_run_at=None if following is None else following.at,
+        )
+
+    def _order(self, one: Subscription, digest: Digest, locale: str | None) -> Order:
+        title, message = self._words(digest, locale)
+        urgent = any(item.priority == "urgent" for item in digest.top)
+        submission = Submission(
+            tenant_id=one.tenant_id,
+            audience=Users.of(one.user_id),
+            title=title,
+            message=message,
+            notification_type=DIGEST_TYPE,
+            priority=Priority.HIGH if urgent else Priority.NORMAL,
+            channels=one.wanted.channels,
+            metadata={"digest": _fitting(digest.document, title, message)},
+        )
+        sender = Identity(tenant_id=one.tenant_id, user_id=_SENDER_ID, kind="service")
+        return Order(submissions=[submission], sender=sender, render=_render)
+
+    def _tell(self, written: Sequence[Written]) -> None:
+        entries: list[Entry] = [entry for one in written for entry in one.entries]
+        if entries:
+            self._publisher.publish(entries)
+        if any(not PROVIDED.isdisjoint(stored.content.channels) for one in written for stored in one.stored):
+            self._wake()
+
+    def _count(self, ran: Sequence[Ran], now: datetime) -> None:
+        for one in ran:
+            match one.state:
+                case "sent":
+                    self.stats.sent += 1
+                    self.stats.lateness_seconds = (now - one.run.at).total_seconds()
+                case "skipped_empty":
+                    self.stats.skipped_empty += 1
+                case "skipped_late":
+                    self.stats.skipped_late += 1
+                case _:
+                    self.stats.failed += 1
+
+
+def _render(stored: Sequence[Stored]) -> tuple[int, bytes]:
+    return 201, stored[0].data
+
+
+def _fitting(document: Mapping[str, Any], title: str, message: str) -> Mapping[str, Any]:
+    """The document within the bounds of a notification: its lists give way, its counts stay."""
+    room = MAX_CONTENT_BYTES - len(msgspec.json.encode((title, message))) - 64
+    cut: dict[str, Any] = dict(document)
+    for words in (200, 80, 0):
+        for listed in (5, 3, 1, 0):
+            cut = dict(document)
+            cut["notifications_by_type"] = {
+                name: {
+                    "count": one["count"],
+                    "notifications": [_shortened(item, words) for item in one["notifications"][:listed]],
+                }
+                for name, one in document["notifications_by_type"].items()
+            }
+            cut["top_notifications"] = [_shortened(item, words) for item in document["top_notifications"]]
+            if len(msgspec.json.encode(cut)) <= room:
+                return cut
+    cut["notifications_by_type"] = dict(list(cut["notifications_by_type"].items())[:20])
+    cut["groups"] = []
+    return cut
+
+
+def _shortened(item: Mapping[str, Any], words: int) -> dict[str, Any]:
+    text = item["message"]
+    return {**item, "message": text if len(text) <= words else text[:words].rstrip() + ("…" if words else "")}

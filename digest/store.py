@@ -1,0 +1,406 @@
+"""Who wants a digest when, which ones went out, and what stands in their windows: in PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from importlib.metadata import version
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from core.database import Connection, Database
+from core.errors import ServiceError
+from core.notification import RANKS, Priority
+from core.sql import load
+from delivery.audit_store import append
+from delivery.inbox import SQL as INBOX
+from digest.subscription import WEEKEND, Wanted, check, is_zone, timetable
+from digest.summary import Item
+from digest.timetable import Run, Timetable, next_run, spread
+
+SQL = load("digest", "store.sql")
+
+#: The version of the time zone data that this process computes with: the pinned package, not the machine's.
+TZDATA = version("tzdata")
+
+#: Entries of one stream that one digest looks at; more in one window are not counted.
+MAX_ENTRIES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DigestSettings:
+    """Digests. From DIGEST_*."""
+
+    tick: timedelta = timedelta(seconds=5)  # between two looks at what is due
+    batch: int = 100  # people in one transaction
+    spread: timedelta = timedelta(seconds=120)  # over which those who share a minute are spread
+    catch_up: timedelta = timedelta(
+        hours=4
+    )  # later than this a digest is skipped, and its content is the next one's
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError("must be at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """
+    What one person wants, and where they stand.
+
+    next_run: without the spread. weekend: of their tenant. positions: stored stream -> seq, how far the last
+    digest went. is_done: the next run has happened already, in a transaction whose end was not seen. zone: the
+    last known offset of a time zone that the data does not have any more; doctor tells of those.
+    """
+
+    tenant_id: str
+    user_id: str
+    wanted: Wanted
+    weekend: frozenset[int]
+    next_run: Run | None
+    last: Run | None
+    positions: Mapping[str, int] = field(default_factory=dict)
+    is_done: bool = False
+    zone: tzinfo | None = None
+
+    def timetable(self) -> Timetable | None:
+        """None: never, or no day is left since their tenant has moved its weekend."""
+        try:
+            return timetable(self.wanted, self.weekend, self.zone)
+        except ServiceError:
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """What came in between two digests: positions by stored streams, exclusive and inclusive."""
+
+    after: Mapping[str, int]
+    until: Mapping[str, int]
+    items: tuple[Item, ...]
+
+
+class Ran(NamedTuple):
+    """What became of one run."""
+
+    subscription: Subscription
+    run: Run
+    state: str
+    is_late: bool
+    window: Window
+    total: int
+    unread: int
+    content_hash: bytes | None
+    notification_id: UUID | None
+
+
+class PastRun(NamedTuple):
+    """A run as its person may see it."""
+
+    local_date: date
+    slot: int
+    state: str
+    due_at: datetime
+    ran_at: datetime
+    is_late: bool
+    timezone: str
+    total: int
+    unread: int
+    notification_id: UUID | None
+
+
+class Digests:
+    """The subscriptions of all tenants."""
+
+    def __init__(self, database: Database, settings: DigestSettings | None = None) -> None:
+        self._database = database
+        self._settings = settings or DigestSettings()
+
+    async def get(self, tenant_id: str, user_id: str) -> Subscription | None:
+        """None: they have never said what they want."""
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(SQL["find"], tenant_id, user_id)
+        return None if row is None else _subscription(row, self._settings)
+
+    async def put(self, tenant_id: str, user_id: str, wanted: Wanted, actor: str) -> Subscription:
+        """
+        From now on this. The next run is computed at once; it is never a second one for a date that had its
+        digest (D-7). Whoever subscribes, or comes back, is told of what comes in from now on.
+
+        Raises ServiceError (invalid) with every fault; also when no day is left.
+        """
+        check(wanted)
+        async with self._database.transaction() as connection:
+            await connection.execute(INBOX["join"], tenant_id, user_id)
+            row = await connection.fetchrow(SQL["find"] + "\nFOR UPDATE OF s", tenant_id, user_id)
+            before = None if row is None else _subscription(row, self._settings)
+            now: datetime = await connection.fetchval("SELECT now()")
+            weekend = _weekend(await connection.fetchval(SQL["weekend"], tenant_id))
+            table = timetable(wanted, weekend)
+            last = None if before is None else before.last
+            run = None if table is None else next_run(table, now, last=last, changed=last is not None)
+            positions = None
+            if before is None or before.next_run is None:
+                heads = await connection.fetch(SQL["heads_of"], tenant_id, user_id)
+                positions = msgspec.json.encode({head["stream"]: head["head"] for head in heads}).decode()
+            await connection.execute(
+                SQL["put"],
+                tenant_id,
+                user_id,
+                wanted.is_enabled,
+                wanted.frequency,
+                list(wanted.delivery_times),
+                wanted.weekly_day,
+                wanted.timezone,
+                wanted.exclude_weekends,
+                None if wanted.include_types is None else list(wanted.include_types),
+                list(wanted.exclude_types),
+                wanted.min_priority.value,
+                wanted.unread_only,
+                list(wanted.channels),
+                None if run is None else run.at + self._spread(tenant_id, user_id),
+                None if run is None else run.date,
+                None if run is None else run.slot,
+                TZDATA,
+                positions,
+            )
+            stored = await connection.fetchrow(SQL["find"], tenant_id, user_id)
+            assert stored is not None, "it was put there"
+            details = {
+                "frequency": wanted.frequency,
+                "timezone": wanted.timezone,
+                "is_enabled": wanted.is_enabled,
+            }
+            await append(connection, tenant_id, actor, "digest.changed", f"recipient:{user_id}", details)
+        return _subscription(stored, self._settings)
+
+    async def runs(self, tenant_id: str, user_id: str, limit: int = 50) -> list[PastRun]:
+        """The latest first."""
+        async with self._database.connection() as connection:
+            return [PastRun(*row) for row in await connection.fetch(SQL["runs"], tenant_id, user_id, limit)]
+
+    async def zones(self) -> Mapping[str, int]:
+        """The zones that people with a digest to come have chosen, and how many they are."""
+        async with self._database.connection() as connection:
+            return {row["timezone"]: row["people"] for row in await connection.fetch(SQL["zones"])}
+
+    def _spread(self, tenant_id: str, user_id: str) -> timedelta:
+        return spread(f"{tenant_id}/{user_id}", self._settings.spread)
+
+    # --- in the transaction of a run ---
+
+    async def take_due(self, connection: Connection, limit: int) -> tuple[datetime, list[Subscription]]:
+        """What is due, locked, and the time of the transaction."""
+        rows = await connection.fetch(SQL["take_due"], limit)
+        now: datetime = rows[0]["now"] if rows else await connection.fetchval("SELECT now()")
+        return now, [_subscription(row, self._settings, is_done=row["is_done"]) for row in rows]
+
+    async def take_old_zones(self, connection: Connection, limit: int) -> tuple[datetime, list[Subscription]]:
+        """Subscriptions that were computed with other time zone data than ours, locked."""
+        rows = await connection.fetch(SQL["take_old_zones"], TZDATA, limit)
+        now: datetime = rows[0]["now"] if rows else await connection.fetchval("SELECT now()")
+        return now, [_subscription(row, self._settings) for row in rows]
+
+    async def windows(self, connection: Connection, people: Sequence[Subscription]) -> list[Window]:
+        """What came in for each of them since their last digest, filtered as they want it."""
+        if not people:
+            return []
+        rows = await connection.fetch(
+            SQL["windows"],
+            [one.tenant_id for one in people],
+            [one.user_id for one in people],
+            [msgspec.json.encode(one.positions).decode() for one in people],
+        )
+        wide = [row for row in rows if row["after"] < row["until"]]
+        found = await connection.fetch(SQL["items"], *_asked(people, wide), MAX_ENTRIES) if wide else []
+        items: list[dict[UUID, Item]] = [{} for _ in people]
+        for row in found:
+            item = _item(row)
+            items[row["place"] - 1].setdefault(item.id, item)
+        after: list[dict[str, int]] = [{} for _ in people]
+        until: list[dict[str, int]] = [{} for _ in people]
+        for row in rows:
+            after[row["place"] - 1][row["stream"]] = row["after"]
+            until[row["place"] - 1][row["stream"]] = max(row["after"], row["until"])
+        return [
+            Window(after=a, until=u, items=tuple(i.values()))
+            for a, u, i in zip(after, until, items, strict=True)
+        ]
+
+    async def locales(self, connection: Connection, people: Sequence[Subscription]) -> list[str | None]:
+        """In which language each of them reads; None where nobody has said."""
+        tenants, users = [one.tenant_id for one in people], [one.user_id for one in people]
+        rows = await connection.fetch(SQL["locales"], tenants, users) if people else []
+        return [row["locale"] for row in rows]
+
+    async def finish(self, connection: Connection, ran: Sequence[Ran], now: datetime) -> None:
+        """
+        Record runs, and say when the next ones are due; raises what the database does when one of them has
+        happened already.
+        """
+        if ran:
+            rows = [
+                (
+                    one.subscription.tenant_id,
+                    one.subscription.user_id,
+                    one.run.date,
+                    one.run.slot,
+                    one.state,
+                    one.run.at,
+                    one.is_late,
+                    one.subscription.wanted.timezone,
+                    _json(one.window.after),
+                    _json(one.window.until),
+                    one.total,
+                    one.unread,
+                    one.content_hash,
+                    one.notification_id,
+                )
+                for one in ran
+            ]
+            await connection.execute(SQL["record"], *map(list, zip(*rows, strict=True)))
+        moved = {id(one.subscription): one for one in ran}
+        await self.advance(
+            connection,
+            [
+                (
+                    one.subscription,
+                    one.run,
+                    _json(one.window.until) if one.state in ("sent", "skipped_empty") else None,
+                )
+                for one in moved.values()
+            ],
+            now,
+        )
+
+    async def advance(
+        self,
+        connection: Connection,
+        steps: Sequence[tuple[Subscription, Run | None, str | None]],
+        now: datetime,
+    ) -> None:
+        """
+        When each is due next. Of each: the run that is over (None: none is, only the clocks have changed), and
+        how far its digest went (JSON; None: no further than the one before).
+        """
+        if not steps:
+            return
+        rows = []
+        for one, run, positions in steps:
+            following = self.following(one, run, now)
+            rows.append(
+                (
+                    one.tenant_id,
+                    one.user_id,
+                    None if following is None else following.at + self._spread(one.tenant_id, one.user_id),
+                    None if following is None else following.date,
+                    None if following is None else following.slot,
+                    None if run is None else run.date,
+                    None if run is None else run.slot,
+                    None if run is None else run.at,
+                    positions,
+                )
+            )
+        await connection.execute(SQL["advance"], *map(list, zip(*rows, strict=True)), TZDATA)
+
+    def following(self, one: Subscription, run: Run | None, now: datetime) -> Run | None:
+        """The next run after `run`. What lies further back than a late digest may be is passed over."""
+        table = one.timetable()
+        if table is None:
+            return None
+        if run is None:
+            return next_run(table, now, last=one.last)
+        return next_run(table, max(run.at, now - self._settings.catch_up), last=run)
+
+
+def _asked(people: Sequence[Subscription], rows: Sequence[asyncpg.Record]) -> list[list[Any]]:
+    """The arguments of `items`: one line for each stream of each person."""
+    lines = []
+    for row in rows:
+        one = people[row["place"] - 1]
+        least = RANKS[one.wanted.min_priority]
+        lines.append(
+            (
+                row["place"],
+                one.tenant_id,
+                one.user_id,
+                row["stream"],
+                row["after"],
+                row["until"],
+                row["read_all_seq"],
+                None if one.wanted.include_types is None else ",".join(one.wanted.include_types),
+                ",".join(one.wanted.exclude_types),
+                ",".join(name for name, rank in RANKS.items() if rank >= least),
+                one.wanted.unread_only,
+            )
+        )
+    return [list(column) for column in zip(*lines, strict=True)]
+
+
+def _item(row: asyncpg.Record) -> Item:
+    return Item(
+        id=row["id"],
+        title=row["title"],
+        message=row["message"],
+        notification_type=row["notification_type"],
+        priority=row["priority"],
+        action_url=row["action_url"],
+        group_key=row["group_key"],
+        created_at=row["created_at"],
+        is_read=bool(row["is_read"]),
+        seq=row["seq"],
+    )
+
+
+def _weekend(days: Sequence[int] | None) -> frozenset[int]:
+    return WEEKEND if days is None else frozenset(days)
+
+
+def _json(positions: Mapping[str, int]) -> str:
+    return msgspec.json.encode(dict(positions)).decode()
+
+
+def _subscription(row: asyncpg.Record, settings: DigestSettings, *, is_done: bool = False) -> Subscription:
+    wanted = Wanted(
+        is_enabled=row["is_enabled"],
+        delivery_times=tuple(row["delivery_times"]),
+        timezone=row["timezone"],
+        frequency=row["frequency"],
+        weekly_day=row["weekly_day"],
+        include_types=None if row["include_types"] is None else tuple(row["include_types"]),
+        exclude_types=tuple(row["exclude_types"]),
+        exclude_weekends=row["exclude_weekends"],
+        min_priority=Priority(row["min_priority"]),
+        unread_only=row["unread_only"],
+        channels=tuple(row["channels"]),
+    )
+    run = last = None
+    if row["next_run_at"] is not None:
+        at = row["next_run_at"] - spread(f"{row['tenant_id']}/{row['user_id']}", settings.spread)
+        run = Run(at, row["next_date"], row["next_slot"])
+    if row["last_due_at"] is not None:
+        last = Run(row["last_due_at"], row["last_date"], row["last_slot"])
+    return Subscription(
+        tenant_id=row["tenant_id"],
+        user_id=row["user_id"],
+        wanted=wanted,
+        weekend=_weekend(row["weekend_days"]),
+        next_run=run,
+        last=last,
+        positions=msgspec.json.decode(row["positions"], type=dict[str, int]),
+        is_done=is_done,
+        zone=None if is_zone(wanted.timezone) else _last_offset(wanted, run),
+    )
+
+
+def _last_offset(wanted: Wanted, run: Run | None) -> tzinfo:
+    """What the clocks of a zone that is gone from the data showed beside UTC, by the run that is to come."""
+    table = timetable(wanted, frozenset(), UTC)
+    if run is None or table is None or run.slot >= len(table.times):
+        return UTC
+    local = datetime.combine(run.date, table.times[run.slot], tzinfo=UTC)
+    return timezone(local - run.at)

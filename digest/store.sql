@@ -1,0 +1,165 @@
+-- name: find
+-- What a person wants, with their tenant's weekend. For whoever changes it: locked.
+--   $1 tenant id text, $2 user id text
+SELECT s.*, (SELECT t.weekend_days FROM tenant_settings t WHERE t.tenant_id = s.tenant_id) AS weekend_days
+FROM digest_subscriptions s
+WHERE s.tenant_id = $1 AND s.user_id = $2
+
+-- name: weekend
+-- The tenant's weekend; NULL or no row: Saturday and Sunday.
+--   $1 tenant id text
+SELECT weekend_days FROM tenant_settings WHERE tenant_id = $1;
+
+-- name: heads_of
+-- How far a person's streams go now: where the first window begins.
+--   $1 tenant id text, $2 user id text
+SELECT m.stream, coalesce(s.seq, 0) AS head
+FROM stream_members m
+LEFT JOIN streams s ON s.tenant_id = m.tenant_id AND s.name = m.stream
+WHERE m.tenant_id = $1 AND m.user_id = $2;
+
+-- name: put
+-- Wishes and the next run that follows from them.
+--   $1 tenant id text, $2 user id text, $3 is enabled boolean, $4 frequency text, $5 delivery times time[],
+--   $6 weekly day smallint, $7 timezone text, $8 exclude weekends boolean, $9 include types text[],
+--   $10 exclude types text[], $11 min priority text, $12 unread only boolean, $13 channels text[],
+--   $14 next run at timestamptz, $15 next date date, $16 next slot smallint, $17 tzdata text, $18 positions text (JSON)
+--   or NULL: as they are
+INSERT INTO digest_subscriptions (
+    tenant_id, user_id, is_enabled, frequency, delivery_times, weekly_day, timezone, exclude_weekends, include_types,
+    exclude_types, min_priority, unread_only, channels, next_run_at, next_date, next_slot, tzdata, positions)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, coalesce($18::text, '{}')::json)
+ON CONFLICT (tenant_id, user_id) DO UPDATE
+SET is_enabled = excluded.is_enabled, frequency = excluded.frequency, delivery_times = excluded.delivery_times,
+    weekly_day = excluded.weekly_day, timezone = excluded.timezone, exclude_weekends = excluded.exclude_weekends,
+    include_types = excluded.include_types, exclude_types = excluded.exclude_types,
+    min_priority = excluded.min_priority, unread_only = excluded.unread_only, channels = excluded.channels,
+    next_run_at = excluded.next_run_at, next_date = excluded.next_date, next_slot = excluded.next_slot,
+    tzdata = excluded.tzdata, changed_at = now(),
+    positions = CASE WHEN $18::text IS NULL THEN digest_subscriptions.positions ELSE excluded.positions END;
+
+-- name: take_due
+-- Digests whose time has come, the oldest first. Those that another scheduler has in hand are skipped, not awaited.
+--   $1 limit int
+-- Returns the rows with the time, the tenant's weekend, and whether this very run has happened already.
+-- Leans on idx_digest_subscriptions_due.
+WITH due AS MATERIALIZED (
+    SELECT s.tenant_id, s.user_id FROM digest_subscriptions s
+    WHERE s.next_run_at <= now()
+    ORDER BY s.next_run_at
+    LIMIT $1 FOR UPDATE SKIP LOCKED)
+SELECT s.*, now() AS now,
+       (SELECT t.weekend_days FROM tenant_settings t WHERE t.tenant_id = s.tenant_id) AS weekend_days,
+       EXISTS (SELECT FROM digest_runs r WHERE r.tenant_id = s.tenant_id AND r.user_id = s.user_id
+               AND r.local_date = s.next_date AND r.slot = s.next_slot) AS is_done
+FROM due
+CROSS JOIN LATERAL (
+    SELECT * FROM digest_subscriptions s WHERE s.tenant_id = due.tenant_id AND s.user_id = due.user_id
+    OFFSET 0) AS s;
+
+-- name: take_old_zones
+-- Subscriptions whose next run was computed with other time zone data than this process has.
+--   $1 tzdata text, $2 limit int
+-- Leans on idx_digest_subscriptions_zones.
+SELECT s.*, now() AS now,
+       (SELECT t.weekend_days FROM tenant_settings t WHERE t.tenant_id = s.tenant_id) AS weekend_days
+FROM digest_subscriptions s
+WHERE s.next_run_at IS NOT NULL AND s.tzdata <> $1
+LIMIT $2 FOR UPDATE OF s SKIP LOCKED;
+
+-- name: advance
+-- When each is due next, and how far the digest went. The rows are locked.
+--   $1 tenant ids text[], $2 user ids text[], $3 next run at timestamptz[], $4 next dates date[], $5 next slots
+--   smallint[], $6 last dates date[], $7 last slots smallint[], $8 last due at timestamptz[] (these three NULL: as they
+--   are), $9 positions text[] (JSON; NULL: as they are), $10 tzdata text
+UPDATE digest_subscriptions s
+SET next_run_at = a.next_run_at, next_date = a.next_date, next_slot = a.next_slot,
+    last_date = coalesce(a.last_date, s.last_date), last_slot = coalesce(a.last_slot, s.last_slot),
+    last_due_at = coalesce(a.last_due_at, s.last_due_at), positions = coalesce(a.positions::json, s.positions),
+    tzdata = $10
+FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::date[], $5::smallint[], $6::date[], $7::smallint[],
+            $8::timestamptz[], $9::text[])
+    AS a (tenant_id, user_id, next_run_at, next_date, next_slot, last_date, last_slot, last_due_at, positions)
+WHERE s.tenant_id = a.tenant_id AND s.user_id = a.user_id;
+
+-- name: record
+-- What became of runs. A second one of the same person, date and slot is refused by the primary key, and with it
+-- everything that the transaction has done.
+--   $1 tenant ids text[], $2 user ids text[], $3 dates date[], $4 slots smallint[], $5 states text[], $6 due at
+--   timestamptz[], $7 are late boolean[], $8 zones text[], $9 after text[] (JSON), $10 until text[] (JSON),
+--   $11 totals int[], $12 unread int[], $13 content hashes bytea[], $14 notification ids uuid[]
+INSERT INTO digest_runs (tenant_id, user_id, local_date, slot, state, due_at, is_late, timezone, after, until, total,
+    unread, content_hash, notification_id)
+SELECT t, u, d, s, st, du, l, z, a::json, un::json, tot, unr, h, n
+FROM unnest($1::text[], $2::text[], $3::date[], $4::smallint[], $5::text[], $6::timestamptz[], $7::boolean[], $8::text[],
+            $9::text[], $10::text[], $11::int[], $12::int[], $13::bytea[], $14::uuid[])
+    AS r (t, u, d, s, st, du, l, z, a, un, tot, unr, h, n);
+
+-- name: runs
+-- The latest runs of a person.
+--   $1 tenant id text, $2 user id text, $3 limit int
+SELECT local_date, slot, state, due_at, ran_at, is_late, timezone, total, unread, notification_id FROM digest_runs
+WHERE tenant_id = $1 AND user_id = $2
+ORDER BY local_date DESC, slot DESC LIMIT $3;
+
+-- name: zones
+-- Every zone that somebody with a digest to come has chosen; for `doctor`.
+SELECT timezone, count(*) AS people FROM digest_subscriptions WHERE next_run_at IS NOT NULL GROUP BY timezone;
+
+-- name: windows
+-- The streams of people, and their windows: from where the last digest ended, or they joined, to the heads.
+--   $1 tenant ids text[], $2 user ids text[], $3 positions text[] (JSON: stored stream -> seq), of each person
+-- Returns a row per person and stream: place (from 1), stream, read_all_seq, after, until.
+SELECT c.place, m.stream, m.read_all_seq,
+       greatest(m.joined_seq, coalesce((c.positions::json ->> m.stream)::bigint, 0)) AS after, coalesce(s.seq, 0) AS until
+FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS c (tenant_id, user_id, positions, place)
+CROSS JOIN LATERAL (
+    SELECT m.stream, m.joined_seq, m.read_all_seq FROM stream_members m
+    WHERE m.tenant_id = c.tenant_id AND m.user_id = c.user_id AND NOT m.muted
+    OFFSET 0) AS m
+LEFT JOIN LATERAL (
+    SELECT s.seq FROM streams s WHERE s.tenant_id = c.tenant_id AND s.name = m.stream
+    OFFSET 0) AS s ON true
+ORDER BY c.place, m.stream;
+
+-- name: items
+-- What stands in windows and passes the filters, the newest $12 of each stream; what is recalled, expired, archived or a
+-- digest itself does not count. One notification that came by two streams comes twice.
+--   $1 places bigint[], $2 tenant ids text[], $3 user ids text[], $4 streams text[], $5 after bigint[], $6 until
+--   bigint[], $7 read all seqs bigint[], $8 include types text[] (comma-separated, NULL: every), $9 exclude types
+--   text[] (comma-separated), $10 priorities that count text[] (comma-separated), $11 unread only boolean[],
+--   $12 entries of a stream int
+SELECT w.place, e.seq, n.*, coalesce(r.read, e.seq <= w.read_all_seq) AS is_read
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[],
+            $9::text[], $10::text[], $11::boolean[])
+    AS w (place, tenant_id, user_id, stream, after, until, read_all_seq, include, exclude, priorities, unread_only)
+CROSS JOIN LATERAL (
+    SELECT e.seq, e.notification_id FROM stream_events e
+    WHERE e.tenant_id = w.tenant_id AND e.stream = w.stream AND e.kind = 'notification'
+      AND e.seq > w.after AND e.seq <= w.until
+    ORDER BY e.seq DESC LIMIT $12) AS e
+CROSS JOIN LATERAL (
+    SELECT n.id, n.title, left(n.message, 400) AS message, n.notification_type, n.priority, n.action_url, n.group_key,
+           n.created_at
+    FROM notifications n
+    WHERE n.tenant_id = w.tenant_id AND n.id = e.notification_id AND n.status = 'published'
+      AND (n.expires_at > now()) IS NOT FALSE AND n.notification_type <> 'digest'
+    OFFSET 0) AS n
+LEFT JOIN LATERAL (
+    SELECT r.read, r.archived_at FROM notification_receipts r
+    WHERE r.tenant_id = w.tenant_id AND r.user_id = w.user_id AND r.notification_id = e.notification_id
+    OFFSET 0) AS r ON true
+WHERE r.archived_at IS NULL
+  AND (w.include IS NULL OR n.notification_type = ANY (string_to_array(w.include, ',')))
+  AND n.notification_type <> ALL (string_to_array(w.exclude, ','))
+  AND n.priority = ANY (string_to_array(w.priorities, ','))
+  AND (NOT w.unread_only OR coalesce(r.read, e.seq <= w.read_all_seq) IS NOT TRUE);
+
+-- name: locales
+-- In which language each person reads; NULL where nobody has said.
+--   $1 tenant ids text[], $2 user ids text[]
+SELECT r.locale FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c (tenant_id, user_id, place)
+LEFT JOIN LATERAL (
+    SELECT r.locale FROM recipients r WHERE r.tenant_id = c.tenant_id AND r.user_id = c.user_id
+    OFFSET 0) AS r ON true
+ORDER BY c.place;

@@ -1,0 +1,135 @@
+"""(pure) What somebody wants of their digest: a checked value, and the timetable that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import time, tzinfo
+from typing import Literal, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from core.errors import Fault, ServiceError
+from core.notification import DELIVERY_CHANNELS, RANKS, Priority
+from digest.timetable import Timetable
+
+Frequency = Literal["daily", "weekdays", "weekly", "hourly", "off"]
+FREQUENCIES: tuple[str, ...] = get_args(Frequency)
+
+#: Where a digest goes when nothing else is said (X-8).
+DEFAULT_CHANNELS = ("in_app", "email")
+
+#: The hours of an hourly digest: nobody is to be woken by one.
+WAKING_HOURS = range(8, 21)
+
+MAX_TIMES = 24
+MAX_TYPES = 50
+
+#: Of who says nothing else: Saturday and Sunday; 0 is Monday.
+WEEKEND = frozenset({5, 6})
+
+_MONDAY = 0
+_EVERY_DAY = frozenset(range(7))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """
+    A person's wishes.
+
+    delivery_times: of the wall clock, to the minute, sorted; of an hourly digest only the minute of the first
+    counts. weekly_day: 0 is Monday; of a weekly digest only. include_types: None is every type.
+    """
+
+    is_enabled: bool = True
+    delivery_times: tuple[time, ...] = (time(7),)
+    timezone: str = "UTC"
+    frequency: Frequency = "daily"
+    weekly_day: int | None = None
+    include_types: tuple[str, ...] | None = None
+    exclude_types: tuple[str, ...] = ()
+    exclude_weekends: bool = False
+    min_priority: Priority = Priority.LOW
+    unread_only: bool = False
+    channels: tuple[str, ...] = DEFAULT_CHANNELS
+
+
+def check(wanted: Wanted) -> None:
+    """Raises ServiceError (invalid) with every fault that it finds."""
+    if faults := list(_faults(wanted)):
+        raise ServiceError("invalid", faults=faults)
+
+
+def timetable(
+    wanted: Wanted, weekend: frozenset[int] = WEEKEND, zone: tzinfo | None = None
+) -> Timetable | None:
+    """
+    When their digests are due; None: never.
+
+    weekend: of their tenant. zone: in place of theirs, when that is gone from the data. Raises ServiceError
+    (invalid) when no day is left.
+    """
+    if not wanted.is_enabled or wanted.frequency == "off":
+        return None
+    days, times = _EVERY_DAY, wanted.delivery_times
+    if wanted.frequency == "weekdays":
+        days = _EVERY_DAY - weekend
+    elif wanted.frequency == "weekly":
+        days = frozenset({_MONDAY if wanted.weekly_day is None else wanted.weekly_day})
+    elif wanted.frequency == "hourly":
+        times = tuple(time(hour, wanted.delivery_times[0].minute) for hour in WAKING_HOURS)
+    if wanted.exclude_weekends:
+        days -= weekend
+    if not days:
+        raise ServiceError(
+            "invalid", faults=[Fault("weekly_day", "lies in the weekend, which exclude_weekends leaves out")]
+        )
+    return Timetable(times=times, weekdays=days, zone=zone or ZoneInfo(wanted.timezone))
+
+
+def is_zone(name: str) -> bool:
+    """Whether this is a time zone of IANA's, aliases such as EST5EDT included."""
+    if name not in available_timezones():
+        return False
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        return False
+    return True
+
+
+def _faults(wanted: Wanted) -> Iterator[Fault]:
+    times = wanted.delivery_times
+    if not 0 < len(times) <= MAX_TIMES:
+        yield Fault("delivery_times", f"must be 1-{MAX_TIMES} times")
+    if list(times) != sorted(set(times)):
+        yield Fault("delivery_times", "must be sorted, each once")
+    if any(one.second or one.microsecond or one.tzinfo is not None for one in times):
+        yield Fault("delivery_times", "must be times to the minute, without an offset")
+    if not is_zone(wanted.timezone):
+        yield Fault("timezone", "must be a time zone of IANA's, as in Europe/Berlin")
+    if wanted.frequency not in FREQUENCIES:
+        yield Fault("frequency", f"must be among {', '.join(FREQUENCIES)}")
+    if wanted.weekly_day is not None:
+        if wanted.frequency != "weekly":
+            yield Fault("weekly_day", "is for the frequency weekly")
+        elif not 0 <= wanted.weekly_day <= 6:
+            yield Fault("weekly_day", "must be 0 (Monday) to 6")
+    if wanted.include_types is not None and not wanted.include_types:
+        yield Fault(
+            "include_types",
+            "must name a type; to receive nothing set is_enabled to false, for all leave it out",
+        )
+    for path, types in (
+        ("include_types", wanted.include_types or ()),
+        ("exclude_types", wanted.exclude_types),
+    ):
+        if len(types) > MAX_TYPES:
+            yield Fault(path, f"must be at most {MAX_TYPES} types")
+        if any("," in one for one in types):
+            yield Fault(path, "must be names of types")
+    if wanted.min_priority not in RANKS:
+        yield Fault("min_priority", f"must be among {', '.join(RANKS)}")
+    if not wanted.channels or not set(wanted.channels) <= set(DELIVERY_CHANNELS):
+        yield Fault("channels", f"must be some of {', '.join(DELIVERY_CHANNELS)}")
+    elif len(set(wanted.channels)) < len(wanted.channels):
+        yield Fault("channels", "must not name anything twice")

@@ -1,0 +1,273 @@
+"""Digests on a real PostgreSQL: who is due, what stands in them, and that it happens once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from core.clock import SystemClock
+from core.errors import ServiceError
+from core.notification import Priority
+from digest.job import DigestJob
+from digest.store import Digests, DigestSettings
+from digest.subscription import Wanted
+from digest.summary import Digest
+from tests.stores import Stores, open_stores
+from tests.submissions import TENANT_ID, person, service
+
+SETTINGS = DigestSettings(spread=timedelta(0))
+
+
+def words(digest: Digest, locale: str | None) -> tuple[str, str]:
+    return "Your day", f"{digest.total} notifications"
+
+
+class Desk:
+    """Everything that makes digests over one database."""
+
+    def __init__(self, stores: Stores) -> None:
+        self.stores = stores
+        self.digests = Digests(stores.database, SETTINGS)
+        self.job = self.another_job()
+
+    def another_job(self, **settings: Any) -> DigestJob:
+        given = DigestSettings(**{"spread": timedelta(0), **settings})
+        return DigestJob(self.stores.database, self.digests, self.stores.heard, words, SystemClock(), given)
+
+    async def subscribe(self, user_id: str = "ada", **wanted: Any) -> None:
+        given: dict[str, Any] = {"timezone": "Europe/Berlin", "channels": ("in_app",), **wanted}
+        await self.digests.put(TENANT_ID, user_id, Wanted(**given), "test")
+
+    async def due_now(self, late: timedelta = timedelta(0)) -> None:
+        """The next runs are due now, or were some time ago."""
+        await self.stores.query(
+            "UPDATE digest_subscriptions SET next_run_at = now() - $1::interval WHERE next_run_at IS NOT NULL",
+            late,
+        )
+
+    async def runs(self) -> list[Any]:
+        return await self.stores.query("SELECT * FROM digest_runs ORDER BY user_id, local_date, slot")
+
+    async def sent(self) -> list[dict[str, Any]]:
+        """The documents of all digests."""
+        rows = await self.stores.query(
+            "SELECT metadata FROM notifications WHERE notification_type = 'digest' ORDER BY created_at, id"
+        )
+        return [msgspec.json.decode(row["metadata"])["digest"] for row in rows]
+
+
+@pytest.fixture
+async def desk(database: str) -> AsyncIterator[Desk]:
+    async with open_stores(database) as stores:
+        yield Desk(stores)
+
+
+async def test_somebody_who_subscribes_is_due_at_their_next_minute(desk: Desk) -> None:
+    await desk.subscribe(delivery_times=(time(7, 30),), timezone="Asia/Kathmandu")
+
+    one = await desk.digests.get(TENANT_ID, "ada")
+
+    assert one is not None
+    assert one.next_run is not None
+    assert (one.next_run.at.hour, one.next_run.at.minute) == (1, 45)
+    assert one.next_run.at > datetime.now(UTC)
+
+
+async def test_a_digest_holds_what_came_in_and_the_next_one_what_came_after(desk: Desk) -> None:
+    await desk.stores.send("ada", title="before")
+    await desk.subscribe()
+    await desk.stores.send("ada", title="one", priority=Priority.HIGH)
+    await desk.stores.send("*", title="for all")
+    await desk.due_now()
+    await desk.job.run_due()
+    await desk.stores.send("ada", title="two")
+    await desk.stores.query("UPDATE digest_runs SET local_date = local_date - 1")
+    await desk.stores.query(
+        "UPDATE digest_subscriptions SET last_date = last_date - 1, next_date = next_date"
+    )
+    await desk.due_now()
+    await desk.job.run_due()
+
+    first, second = await desk.sent()
+    assert {one["title"] for one in first["top_notifications"]} == {"one", "for all"}
+    assert {one["title"] for one in second["top_notifications"]} == {"two"}
+    assert [row["state"] for row in await desk.runs()] == ["sent", "sent"]
+
+
+async def test_filters_read_recalled_expired_and_digests_are_left_out(desk: Desk) -> None:
+    await desk.subscribe(
+        include_types=("iep_update", "system"), exclude_types=("system",), min_priority=Priority.NORMAL
+    )
+    kept = await desk.stores.send("ada", title="kept")
+    read = await desk.stores.send("ada", title="read")
+    recalled = await desk.stores.send("ada", title="recalled")
+    await desk.stores.send("ada", title="other", notification_type="other")
+    await desk.stores.send("ada", title="system", notification_type="system")
+    await desk.stores.send("ada", title="low", priority=Priority.LOW)
+    await desk.stores.inbox.change(person("ada"), "read", [read])
+    await desk.stores.notifications.recall(service(), recalled)
+    await desk.due_now()
+    await desk.job.run_due()
+
+    [document] = await desk.sent()
+    assert document["summary"]["total_notifications"] == 2
+    assert [one["id"] for one in document["top_notifications"]] == [str(kept)]
+
+
+async def test_nothing_to_tell_is_recorded_and_not_sent(desk: Desk) -> None:
+    await desk.subscribe()
+    await desk.due_now()
+
+    await desk.job.run_due()
+
+    assert await desk.sent() == []
+    [run] = await desk.runs()
+    assert (run["state"], run["notification_id"]) == ("skipped_empty", None)
+
+
+async def test_a_late_digest_is_sent_and_a_very_late_one_is_merged_into_the_next(desk: Desk) -> None:
+    await desk.subscribe()
+    await desk.stores.send("ada", title="one")
+    await desk.stores.query(
+        "UPDATE digest_subscriptions SET next_run_at = now() - interval '5 hours', next_date = current_date - 1"
+    )
+    await desk.job.run_due()
+    assert [row["state"] for row in await desk.runs()] == ["skipped_late"]
+
+    await desk.due_now(timedelta(hours=3, minutes=50))
+    await desk.job.run_due()
+
+    [document] = await desk.sent()
+    assert document["summary"]["total_notifications"] == 1
+    assert [(row["state"], row["is_late"]) for row in await desk.runs()] == [
+        ("skipped_late", True),
+        ("sent", True),
+    ]
+
+
+async def test_twenty_schedulers_send_each_digest_once(desk: Desk) -> None:
+    names = [f"person-{number}" for number in range(120)]
+    for name in names:
+        await desk.subscribe(name)
+    await desk.stores.send("*", title="for all")
+    await desk.due_now()
+
+    await asyncio.gather(*(desk.another_job(batch=7).run_due() for _ in range(20)))
+
+    assert len(await desk.sent()) == 120
+    assert {row["state"] for row in await desk.runs()} == {"sent"}
+
+
+async def test_a_run_that_happened_already_does_not_happen_again(desk: Desk) -> None:
+    """A scheduler whose clock or row is wrong: the key of the run stands in its way."""
+    await desk.subscribe()
+    await desk.stores.send("ada")
+    before = await desk.stores.query("SELECT next_date, next_slot FROM digest_subscriptions")
+    await desk.due_now()
+    await desk.job.run_due()
+
+    await desk.stores.send("ada")
+    await desk.stores.query(
+        "UPDATE digest_subscriptions SET next_run_at = now(), next_date = $1, next_slot = $2", *before[0]
+    )
+    await desk.job.run_due()
+
+    assert len(await desk.sent()) == 1
+    assert len(await desk.runs()) == 1
+    one = await desk.digests.get(TENANT_ID, "ada")
+    assert one is not None
+    assert one.next_run is not None
+    assert one.next_run.date > before[0]["next_date"]
+
+
+async def test_moving_after_todays_digest_does_not_bring_a_second_one(desk: Desk) -> None:
+    await desk.subscribe()
+    await desk.stores.send("ada")
+    await desk.due_now()
+    await desk.job.run_due()
+    [run] = await desk.runs()
+
+    soon = (datetime.now(UTC) + timedelta(minutes=2)).time().replace(second=0, microsecond=0)
+    await desk.subscribe(timezone="UTC", delivery_times=(soon,))
+
+    one = await desk.digests.get(TENANT_ID, "ada")
+    assert one is not None
+    assert one.next_run is not None
+    assert one.next_run.date > run["local_date"]
+    assert one.next_run.at >= run["due_at"] + timedelta(hours=12)
+
+
+async def test_other_time_zone_data_computes_every_next_run_anew(desk: Desk) -> None:
+    await desk.subscribe()
+    right = await desk.stores.query("SELECT next_run_at, next_date FROM digest_subscriptions")
+    await desk.stores.query(
+        "UPDATE digest_subscriptions SET tzdata = 'older', next_run_at = next_run_at + interval '1 hour'"
+    )
+
+    assert await desk.job.recompute_zones() == 1
+
+    assert await desk.stores.query("SELECT next_run_at, next_date FROM digest_subscriptions") == right
+
+
+async def test_a_zone_that_is_gone_goes_on_by_its_last_offset(desk: Desk) -> None:
+    await desk.subscribe(timezone="Asia/Kolkata")
+    await desk.stores.query("UPDATE digest_subscriptions SET timezone = 'Mars/Phobos'")
+    before = await desk.digests.get(TENANT_ID, "ada")
+    await desk.stores.query(
+        "UPDATE digest_subscriptions SET next_run_at = next_run_at - interval '1 day', next_date = next_date - 1"
+    )
+    await desk.job.run_due()
+
+    after = await desk.digests.get(TENANT_ID, "ada")
+
+    assert before is not None
+    assert after is not None
+    assert after.next_run == before.next_run
+    assert await desk.digests.zones() == {"Mars/Phobos": 1}
+
+
+async def test_send_me_one_now_does_not_move_the_window(desk: Desk) -> None:
+    await desk.subscribe()
+    with pytest.raises(ServiceError, match="Nothing has come in"):
+        await desk.job.run_now(TENANT_ID, "ada")
+    await desk.stores.send("ada", title="one")
+
+    await desk.job.run_now(TENANT_ID, "ada")
+    await desk.due_now()
+    await desk.job.run_due()
+
+    assert [one["summary"]["total_notifications"] for one in await desk.sent()] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("path", "wanted"),
+    [
+        ("timezone", {"timezone": "Mars/Phobos"}),
+        ("include_types", {"include_types": ()}),
+        ("delivery_times", {"delivery_times": ()}),
+        ("frequency", {"frequency": "fortnightly"}),
+        ("channels", {"channels": ("pigeon",)}),
+        ("weekly_day", {"frequency": "weekly", "weekly_day": 7}),
+        ("weekly_day", {"frequency": "weekly", "weekly_day": 6, "exclude_weekends": True}),
+    ],
+)
+async def test_what_cannot_be_is_refused_by_its_name(desk: Desk, path: str, wanted: dict[str, Any]) -> None:
+    with pytest.raises(ServiceError) as caught:
+        await desk.subscribe(**wanted)
+
+    assert path in [fault.path for fault in caught.value.faults]
+    assert await desk.digests.get(TENANT_ID, "ada") is None
+
+
+async def test_aliases_of_zones_are_kept_as_they_were_chosen(desk: Desk) -> None:
+    await desk.subscribe(timezone="EST5EDT")
+
+    one = await desk.digests.get(TENANT_ID, "ada")
+
+    assert one is not None
+    assert one.wanted.timezone == "EST5EDT"
