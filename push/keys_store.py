@@ -5,6 +5,7 @@ browsers that have subscribed with them, until they are retired.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -61,6 +62,7 @@ class KeyRing:
         self._keys: Mapping[str, VapidKey] = {}
         self._current: VapidKey | None = None
         self._read_at = float("-inf")
+        self._loading = asyncio.Lock()
         self._broken: set[str] = set()  # ids of keys that do not open: said once
 
     @property
@@ -75,8 +77,8 @@ class KeyRing:
 
     async def find(self, key_id: str) -> VapidKey | None:
         """The same, where another process may have made the key a moment ago."""
-        if key_id not in self._keys and self._age() >= _ASKED_AGAIN.total_seconds():
-            await self.load()
+        if key_id not in self._keys:
+            await self._load_when_older(_ASKED_AGAIN)
         return self._keys.get(key_id)
 
     async def load(self) -> None:
@@ -118,8 +120,7 @@ class KeyRing:
 
     async def refresh(self) -> None:
         """Read the ring again when what is known of it is older than FRESH."""
-        if self._age() >= FRESH.total_seconds():
-            await self.load()
+        await self._load_when_older(FRESH)
 
     async def adopt(self, key: VapidKey) -> None:
         """
@@ -206,6 +207,14 @@ class KeyRing:
         if key.id != key_id:
             raise SealBroken(f"the VAPID key {key_id} is another than its name says")
         return key
+
+    async def _load_when_older(self, age: timedelta) -> None:
+        """Many who ask at once read once."""
+        if self._age() < age.total_seconds():
+            return
+        async with self._loading:
+            if self._age() >= age.total_seconds():
+                await self.load()
 
     def _age(self) -> float:
         return self._clock.monotonic() - self._read_at

@@ -244,6 +244,26 @@ async def test_a_key_that_is_not_there_is_asked_for_once_a_second(
         await ring.find("nothing")
 
 
+async def test_many_who_ask_at_once_for_what_is_not_there_read_once(
+    opened: Database, ring: KeyRing, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = 0
+    load = ring.load
+
+    async def counted() -> None:
+        nonlocal reads
+        reads += 1
+        await load()
+
+    monkeypatch.setattr(ring, "load", counted)
+    clock.pass_(FRESH)
+
+    found = await asyncio.gather(*(ring.find("nothing") for _ in range(50)), ring.refresh())
+
+    assert set(found) == {None}
+    assert reads == 1
+
+
 async def test_rotations_at_the_same_time_leave_one_current_key(opened: Database, clock: SetClock) -> None:
     rings = [KeyRing(opened, VAULT, clock) for _ in range(5)]
 
