@@ -157,7 +157,16 @@ async def test_twenty_schedulers_send_each_digest_once(desk: Desk) -> None:
     await desk.stores.send("*", title="for all")
     await desk.due_now()
 
-    await asyncio.gather(*(desk.another_job(batch=7).run_due() for _ in range(20)))
+    async def tick(job: DigestJob) -> None:
+        """As the ticker does: what the database has no room for is done at the next tick."""
+        while True:
+            try:
+                await job.run_due()
+            except ServiceError:
+                continue
+            return
+
+    await asyncio.gather(*(tick(desk.another_job(batch=7)) for _ in range(20)))
 
     assert len(await desk.sent()) == 120
     assert {row["state"] for row in await desk.runs()} == {"sent"}
