@@ -420,7 +420,7 @@ class NotifyElement extends (globalThis.HTMLElement ?? Object) {
     const find = (from) => key.split(".").reduce((found, part) => found?.[part], from);
     let text = find(this.#texts) ?? find(this.locale.words) ?? find(texts.en);
     if (typeof text === "object") text = text[this.locale.plural.select(values.count)] ?? text.other;
-    return text?.replace(/\{(\w+)\}/g, (_, name) => (name === "count" ? this.count(values.count) : values[name]));
+    return text?.replace(/\{(\w+)\}/g, (_, name) => values[name === "count" ? "shown" : name] ?? this.count(values.count));
   }
 
   /** A count for eyes: the server counts no further than 999. */
@@ -576,6 +576,7 @@ export class NotifyInbox extends NotifyElement {
   #fresh = new Set(); // ids that came while we watched
   #state = "loading";
   #nextCursor = null;
+  #isAwaited = false; // the focus is here before there is anything to put it on
   #renderItem = null;
   #chosen = null; // of the open menu
   #notice = null;
@@ -675,6 +676,7 @@ export class NotifyInbox extends NotifyElement {
   /** To the first unread notification, or the first. */
   focus(options) {
     const first = this.#parts.feed?.querySelector(".unread") ?? this.#parts.feed?.querySelector("article");
+    this.#isAwaited = !first && this.#state === "loading";
     (first ?? this.#parts.inbox)?.focus(options);
   }
 
@@ -704,8 +706,12 @@ export class NotifyInbox extends NotifyElement {
     put(p.feed, "aria-busy", String(state === "loading"));
     for (const choice of p.menu.children) say(choice, this.t(choice.dataset.name));
     say(p.menuName, this.t("snooze"));
+    put(p.inbox, "role", this.closest("notify-bell") ?? this.getRootNode().host?.closest("notify-bell") ? "group" : null); // of a dialog
     this.#drawStatus(hub?.state ?? {});
     this.#drawItems(items);
+    if (!this.#isAwaited || state === "loading") return;
+    this.#isAwaited = false;
+    if (this.shadowRoot.activeElement === p.inbox) this.focus();
   }
 
   #drawStatus({ state, reason }) {
@@ -1032,8 +1038,9 @@ export class NotifyBell extends NotifyElement {
     const p = this.#parts;
     const unread = this.hub?.inbox.unread ?? 0;
     p.badge.hidden = !unread;
-    say(p.badge, this.count(unread, this.max));
-    const told = unread ? this.t("unread", { count: unread }) : this.t("nothingUnread");
+    const shown = this.count(unread, this.max);
+    say(p.badge, shown);
+    const told = unread ? this.t("unread", { count: unread, shown }) : this.t("nothingUnread");
     put(p.button, "aria-label", `${this.t("inbox")}, ${told}`);
     put(p.panel, "aria-label", this.t("inbox"));
     put(p.button, "aria-expanded", String(this.isOpen));

@@ -1,9 +1,9 @@
 /** The texts of elements.js in Arabic. */
 export default {
   inbox: "صندوق الوارد",
-  unread: {
-    zero: "لا شيء غير مقروء", one: "إشعار واحد غير مقروء", two: "إشعاران غير مقروءين", few: "{count} إشعارات غير مقروءة",
-    many: "{count} إشعارًا غير مقروء", other: "{count} إشعار غير مقروء",
+  unread: { // the number is always there: it is what the badge shows
+    zero: "إشعارات غير مقروءة: {count}", one: "إشعار غير مقروء: {count}", two: "إشعارات غير مقروءة: {count}",
+    few: "{count} إشعارات غير مقروءة", many: "{count} إشعارًا غير مقروء", other: "{count} إشعار غير مقروء",
   },
   nothingUnread: "لا شيء غير مقروء", new: "غير مقروء",
   markAllRead: "تعليم الكل كمقروء", markRead: "تعليم كمقروء", markUnread: "تعليم كغير مقروء", archive: "أرشفة",

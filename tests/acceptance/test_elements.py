@@ -1,0 +1,863 @@
+"""The elements in a real Chromium, under the policy of our own pages, against a hub that can be told to fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, FloatRect, Locator, Page, expect
+
+from app.console import read_files
+from tests.acceptance import axe
+from tests.acceptance.browsers import chromium
+from tests.acceptance.elements_server import ElementsServer
+from tests.machine import program
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BELL = "<notify-bell></notify-bell>"
+INBOX = "<notify-inbox></notify-inbox>"
+TOASTS = "<notify-toasts></notify-toasts>"
+PREFERENCES = '<notify-preferences types="billing.invoice-due"></notify-preferences>'
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(browser: Browser) -> AsyncIterator[Stage]:
+    """A page that complains, or breaks its policy, fails the test."""
+    async with AsyncExitStack() as stack:
+        stage = Stage(browser, stack)
+        yield stage
+        for page in stage.pages:
+            assert await page.evaluate("broken") == []
+    assert stage.complaints == []
+
+
+class Stage:
+    """Serves pages and opens them; everything ends with the test."""
+
+    def __init__(self, browser: Browser, stack: AsyncExitStack) -> None:
+        self._browser = browser
+        self._stack = stack
+        self.pages: list[Page] = []
+        self.complaints: list[str] = []
+        self.expected = (
+            "Failed to load resource"  # the browser's word about a refusal that a test has ordered
+        )
+
+    async def serve(self, body: str, **options: Any) -> ElementsServer:
+        server = ElementsServer(body, **options)
+        await self._stack.enter_async_context(server.serve())
+        return server
+
+    async def open(self, server: ElementsServer, *, frozen: bool = False, **context: Any) -> Page:
+        window: BrowserContext = await self._stack.enter_async_context(
+            await self._browser.new_context(**context)
+        )
+        window.on("console", lambda message: self._hear(message.type, message.text))
+        window.on("weberror", lambda error: self.complaints.append(str(error.error)))
+        page = await window.new_page()
+        if frozen:
+            await page.clock.install()
+        await page.goto(server.url)
+        await page.locator("html[data-ready]").wait_for()
+        self.pages.append(page)
+        return page
+
+    def _hear(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning") and self.expected not in text:
+            self.complaints.append(text)
+
+
+async def filled(server: ElementsServer, **more: Any) -> list[str]:
+    """Three notifications, the oldest read: ids from the oldest to the newest."""
+    start = datetime.now(UTC) - timedelta(minutes=65)
+    told = (
+        {"title": "Welcome", "message": "It waits for you here."},
+        {"title": "Maintenance", "message": "On Sunday.", "priority": "high", "action_url": "/calendar"},
+        {
+            "title": "Sign this",
+            "message": "Before Friday.",
+            "priority": "urgent",
+            "notification_type": "iep_update",
+        },
+    )
+    ids = [
+        await server.notify(created_at=(start + timedelta(minutes=20 * place)).isoformat(), **{**one, **more})
+        for place, one in enumerate(told)
+    ]
+    server.items[ids[0]]["read"] = True
+    return ids
+
+
+def part(of: Page | Locator, name: str) -> Locator:
+    return of.locator(f"[part~={name}]")
+
+
+async def is_live(page: Page) -> None:
+    await page.wait_for_function("() => hub.state.state === 'open'")
+
+
+async def violations(page: Page) -> list[str]:
+    """What axe finds. Evaluated from outside: the page's policy lets no script in."""
+    if not axe.SCRIPT.exists():
+        pytest.skip("axe-core is not there: python tests/acceptance/axe.py")
+    await page.evaluate(axe.SCRIPT.read_text())
+    found = await page.evaluate(
+        """async () => {
+            await Promise.all(document.getAnimations().map((one) => one.finished.catch(() => {})));
+            const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+            return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).join(" ")}`);
+        }"""
+    )
+    return [str(one) for one in found]
+
+
+# -- what is shipped -------------------------------------------------------------------------------
+
+
+async def test_they_are_smaller_than_twenty_kilobytes():
+    _, files = read_files()
+
+    assert len(files["elements.js"].compressed) < 20_000
+
+
+async def test_they_can_be_imported_where_there_is_no_page():
+    script = "import('./static/elements.js').then(({ languages }) => console.log(languages.length))"
+    node = await asyncio.create_subprocess_exec(
+        program("node"), "--input-type=module", "--eval", script, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    printed, _ = await node.communicate()
+
+    assert printed == b"7\n"
+
+
+async def test_every_language_says_everything(stage):
+    page = await stage.open(await stage.serve(""))
+
+    keys = await page.evaluate(
+        """async () => {
+            const walk = (of, path = "") => Object.entries(of).flatMap(([key, value]) =>
+                typeof value === "object" && key !== "unread" ? walk(value, `${path}${key}.`) : [`${path}${key}`]);
+            const blanks = (text) => (JSON.stringify(text).match(/\\{\\w+\\}/g) ?? []).sort().join();
+            const said = {};
+            for (const language of languages) {
+                const words = language === "en" ? texts.en : (await import(`/static/texts/${language}.js`)).default;
+                said[language] = walk(words).sort().map((path) => {
+                    const value = path.split(".").reduce((found, key) => found[key], words);
+                    return `${path} ${path === "unread" ? "" : blanks(value)}`;
+                });
+                const { unread } = words;
+                const wanted = new Intl.PluralRules(language).resolvedOptions().pluralCategories;
+                if (!unread.other || (wanted.length === 6 && wanted.some((one) => !unread[one]))) said[language] = [];
+            }
+            return said;
+        }"""
+    )
+
+    assert sorted(keys) == ["ar", "de", "en", "es", "fr", "pt", "sw"]
+    assert [language for language in keys if keys[language] != keys["en"]] == []
+
+
+# -- the bell --------------------------------------------------------------------------------------
+
+
+async def test_the_bell_says_how_many_are_unread_as_they_come(stage):
+    server = await stage.serve(BELL)
+    page = await stage.open(server)
+    button = page.locator("notify-bell button").first
+    await expect(button).to_have_accessible_name("Inbox, nothing unread")
+    await expect(part(page, "badge")).to_be_hidden()
+
+    await filled(server)
+
+    await expect(button).to_have_accessible_name("Inbox, 3 unread")
+    await expect(part(page, "badge")).to_have_text("3")
+    assert await page.evaluate("events.filter(([type]) => type === 'notify-count').at(-1)[1].unread") == 3
+
+
+async def test_the_badge_counts_to_its_maximum(stage):
+    server = await stage.serve('<notify-bell max="2"></notify-bell>')
+    await filled(server, read=False)
+    page = await stage.open(server)
+    await expect(part(page, "badge")).to_have_text("2")
+
+    await server.notify()
+
+    await expect(part(page, "badge")).to_have_text("2+")
+    await page.evaluate("document.querySelector('notify-bell').max = 9")
+    await expect(part(page, "badge")).to_have_text("3")
+
+
+async def test_an_inbox_is_used_by_the_keyboard_alone(stage):
+    server = await stage.serve(BELL)
+    ids = await filled(server)
+    page = await stage.open(server)
+    articles = page.locator("article")
+
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await expect(articles.nth(0)).to_be_focused()  # the first that is unread
+    await expect(page.get_by_role("dialog", name="Inbox")).to_be_visible()
+    await page.keyboard.press("End")
+    await expect(articles.nth(2)).to_be_focused()
+    await page.keyboard.press("ArrowUp")
+    await expect(articles.nth(1)).to_be_focused()
+    await page.keyboard.press("Tab")
+    await expect(part(articles.nth(1), "link")).to_be_focused()
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Space")
+    await expect(page.locator("article.unread")).to_have_count(1)
+    await server.until(lambda: bool(server.items[ids[1]]["read"]))
+
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("menuitem", name="For an hour")).to_be_focused()
+    await page.keyboard.press("ArrowDown")
+    await expect(page.get_by_role("menuitem", name="Until tomorrow, 9:00")).to_be_focused()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("button", name="Snooze: “Maintenance”")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Enter")
+    await expect(articles).to_have_count(2)
+    await server.until(lambda: bool(server.items[ids[1]]["snoozed_until"]))
+
+    await expect(articles.nth(1)).to_be_focused()  # the focus is not lost with what it was on
+    await page.keyboard.press("Delete")
+    await expect(articles).to_have_count(1)
+    await expect(articles).to_be_focused()
+    await page.get_by_role("button", name="Undo").press("Enter")
+    await expect(articles).to_have_count(2)
+    await page.keyboard.press("Escape")
+    await expect(page.locator("notify-bell button").first).to_be_focused()
+    assert await page.evaluate("events.map(([type, { action }]) => action).filter(Boolean)") == [
+        "read",
+        "snooze",
+        "archive",
+        "undo",
+    ]
+
+
+async def test_only_one_notification_is_a_stop_of_the_tab_key(stage):
+    server = await stage.serve(f"{INBOX}<button>after</button>")
+    await filled(server)
+    page = await stage.open(server)
+    await page.locator("article").nth(1).focus()
+
+    for _ in range(5):  # its link, its three buttons, and out
+        await page.keyboard.press("Tab")
+
+    await expect(page.get_by_role("button", name="after")).to_be_focused()
+
+
+async def test_the_panel_closes_when_the_focus_leaves_it_and_lets_it_go(stage):
+    server = await stage.serve(f"{BELL}<button>after</button>")
+    await filled(server)
+    page = await stage.open(server)
+    await page.locator("notify-bell button").first.click()
+    await expect(page.locator("article").first).to_be_focused()
+
+    await page.get_by_role("button", name="after").focus()
+
+    await expect(part(page, "panel")).to_be_hidden()
+    await expect(page.get_by_role("button", name="after")).to_be_focused()
+    assert await page.evaluate("events.map(([type]) => type).filter((type) => /open|close/.test(type))") == [
+        "notify-open",
+        "notify-close",
+    ]
+
+
+async def test_a_bell_can_hold_an_inbox_of_the_pages_own(stage):
+    body = "<notify-bell><notify-inbox><h2 slot='header'>Post</h2></notify-inbox></notify-bell>"
+    server = await stage.serve(body, script="document.querySelector('notify-bell').hub = hub;")
+    await filled(server)
+    page = await stage.open(server)
+    await page.locator("notify-bell button").first.click()
+
+    await expect(page.get_by_role("heading", name="Post")).to_be_visible()
+    await expect(page.locator("article")).to_have_count(3)
+    await expect(page.locator("notify-inbox")).to_have_count(1)
+    await expect(page.locator("article").first).to_be_focused()
+    await page.keyboard.press("Escape")
+    await expect(page.locator("notify-bell button").first).to_be_focused()
+
+
+# -- the inbox -------------------------------------------------------------------------------------
+
+
+async def test_two_tabs_agree_on_what_was_read(stage):
+    server = await stage.serve(INBOX)
+    await filled(server)
+    left, right = await stage.open(server), await stage.open(server)
+    await expect(left.locator("article.unread")).to_have_count(2)
+    await expect(right.locator("article.unread")).to_have_count(2)
+    await is_live(left)
+
+    await right.get_by_role("button", name="Mark read: “Sign this”").click()
+    await expect(left.locator("article.unread")).to_have_count(1)
+    await left.get_by_role("button", name="Mark all read").click()
+
+    await expect(right.locator("article.unread")).to_have_count(0)
+    await expect(part(right, "count")).to_have_text("")
+    await expect(part(right, "mark-all")).to_be_disabled()
+
+
+async def test_what_comes_is_told_once_and_loudly_only_where_it_is_urgent(stage):
+    server = await stage.serve(BELL + INBOX + TOASTS)
+    page = await stage.open(server)
+    await is_live(page)
+
+    await server.notify(title="Calm", message="Read me.")
+    await server.notify(title="Fire", message="Run.", priority="urgent")
+
+    await expect(part(page, "assertive").filter(has_text="Fire. Run.")).to_have_count(1)
+    await expect(part(page, "polite").filter(has_text="Calm. Read me.")).to_have_count(1)
+    await expect(part(page, "polite").filter(has_text="Fire")).to_have_count(0)
+    assert await part(page.locator("notify-toasts"), "polite").text_content() == "Calm. Read me."
+
+
+async def test_an_inbox_tells_how_it_is(stage):
+    server = await stage.serve(INBOX)
+    server.refuses_list = True
+    page = await stage.open(server)
+    inbox = page.locator("notify-inbox")
+    await expect(part(page, "error").get_by_role("alert")).to_have_text("The inbox could not be read.")
+    assert await inbox.evaluate("(inbox) => inbox.state") == "error"
+
+    server.refuses_list = False
+    await page.get_by_role("button", name="Try again").click()
+    await expect(part(page, "empty")).to_be_visible()
+    assert await inbox.evaluate("(inbox) => inbox.state") == "empty"
+
+    await filled(server)
+    await expect(part(page, "item")).to_have_count(3)
+    await expect(part(page, "empty")).to_be_hidden()
+    assert await inbox.evaluate("(inbox) => inbox.state") == "ready"
+
+    server.ticket_answers = []
+    server.drop()
+    await expect(part(page, "status").first).to_contain_text("Offline")
+    await expect(part(page, "status").first).to_be_hidden(timeout=15_000)
+
+
+async def test_a_person_who_is_signed_out_is_told_so(stage):
+    script = "useHub(createHub({ getToken: () => null }));"
+    page = await stage.open(await stage.serve(INBOX, script=script))
+
+    await expect(part(page, "error").get_by_role("alert")).to_have_text("You are signed out.")
+
+
+async def test_older_ones_come_when_they_are_wanted(stage):
+    server = await stage.serve('<notify-inbox page-size="2"></notify-inbox>')
+    server.next_cursor = "next"
+    for _ in range(2):
+        await filled(server)
+    page = await stage.open(server)
+    await expect(page.locator("article")).to_have_count(3)
+    await expect(page.locator("article").first).to_have_attribute("aria-setsize", "-1")
+
+    await page.get_by_role("button", name="Show older").click()
+
+    await expect(page.locator("article")).to_have_count(6)
+    await expect(page.locator("article").last).to_have_attribute("aria-posinset", "6")
+    await expect(page.locator("article").last).to_have_attribute("aria-setsize", "6")
+    await expect(page.get_by_role("button", name="Show older")).to_be_hidden()
+
+
+async def test_a_change_that_is_refused_is_taken_back_and_told(stage):
+    server = await stage.serve(INBOX)
+    await filled(server)
+    server.refuses["archive"] = {"code": "conflict", "message": "Not now."}
+    page = await stage.open(server)
+    await is_live(page)
+    await page.get_by_role("button", name="Archive: “Welcome”").click()
+
+    await expect(part(page, "notice")).to_contain_text("That did not work: Not now.")
+    await expect(part(page, "undo")).to_be_hidden()
+    await expect(page.locator("article")).to_have_count(3)
+    assert await page.evaluate("events.map(([type]) => type).includes('notify-error')")
+
+
+async def test_a_click_is_the_pages_first_and_then_leads_to_the_link(stage):
+    server = await stage.serve(INBOX)
+    await filled(server)
+    page = await stage.open(server)
+    await is_live(page)
+    await page.evaluate(
+        "document.querySelector('notify-inbox').addEventListener('notify-click', (event) => event.preventDefault(), { once: true })"
+    )
+    await part(page, "message").filter(has_text="On Sunday.").click()
+    await part(page, "message").filter(has_text="Before Friday.").click()  # it has no link
+    await expect(part(page.locator("article.unread"), "title")).to_have_text(["Maintenance"])
+    told = await page.evaluate(
+        "events.filter(([type]) => type === 'notify-click').map(([, { link }]) => link)"
+    )
+    assert told == ["/calendar", None]
+
+    await page.route(
+        "**/calendar", lambda route: route.fulfill(body="<title>Calendar</title>", content_type="text/html")
+    )
+    await page.locator("article").nth(1).focus()
+    await page.keyboard.press("Enter")
+
+    await expect(page).to_have_title("Calendar")
+    stage.pages.remove(page)
+
+
+@pytest.mark.parametrize(
+    "link", ["javascript:alert(1)", "http://evil.example/", "//evil.example/", "data:text/html,x"]
+)
+async def test_a_link_that_may_not_be_followed_is_none(stage, link):
+    server = await stage.serve(INBOX + TOASTS)
+    page = await stage.open(server)
+    await is_live(page)
+
+    await server.notify(title="<img src=x onerror=alert(1)>", message="<b>bold</b>", action_url=link)
+
+    await expect(part(page.locator("article"), "title")).to_have_text("<img src=x onerror=alert(1)>")
+    await expect(part(part(page, "toast"), "message")).to_have_text("<b>bold</b>")
+    assert await page.locator("a[href], img, b").count() == 0
+
+
+# -- toasts ----------------------------------------------------------------------------------------
+
+
+async def test_toasts_come_and_go_and_the_urgent_stay(stage):
+    server = await stage.serve(TOASTS)
+    page = await stage.open(server, frozen=True)
+    await is_live(page)
+    for title, priority in (("one", "urgent"), ("two", "normal"), ("three", "low"), ("four", "high")):
+        await server.notify(title=title, priority=priority)
+        await page.clock.run_for(50)
+        await expect(part(part(page, "toast"), "title").first).to_have_text(title)
+
+    await expect(part(part(page, "toast"), "title")).to_have_text(["four", "three", "one"])
+    await page.clock.run_for(5_000)
+    await expect(part(page, "toast")).to_have_count(3)
+    await page.clock.run_for(1_500)
+
+    await expect(part(part(page, "toast"), "title")).to_have_text(["one"])
+    await page.get_by_role("button", name="Dismiss: “one”").click()
+    await expect(part(page, "stack")).to_be_hidden()
+
+
+@pytest.mark.parametrize("way", ["hover", "focus"])
+async def test_time_stands_still_for_whoever_is_at_a_toast(stage, way):
+    server = await stage.serve(f"<button>before</button>{TOASTS}")
+    page = await stage.open(server, frozen=True)
+    await is_live(page)
+    await page.get_by_role("button", name="before").focus()
+    await server.notify(title="one")
+    dismiss = page.get_by_role("button", name="Dismiss: “one”")
+    await expect(dismiss).to_be_visible()
+
+    await (dismiss.hover() if way == "hover" else dismiss.focus())
+    await page.clock.run_for(30_000)
+    await expect(dismiss).to_be_visible()
+
+    if way == "focus":
+        await page.keyboard.press("Escape")
+        await expect(page.get_by_role("button", name="before")).to_be_focused()
+    else:
+        await page.mouse.move(0, 0)
+        await page.clock.run_for(7_000)
+    await expect(part(page, "toast")).to_have_count(0)
+
+
+async def test_what_was_read_elsewhere_is_no_toast_here(stage):
+    server = await stage.serve(TOASTS)
+    page = await stage.open(server)
+    await is_live(page)
+    first = await server.notify(title="one", priority="urgent")
+    await server.notify(title="two", priority="urgent")
+    await expect(part(page, "toast")).to_have_count(2)
+
+    await server.change("read", first)
+    await expect(part(page, "toast")).to_have_count(1)
+    await page.evaluate("document.addEventListener('notify-toast', (event) => event.preventDefault())")
+    await server.notify(title="three")
+
+    await page.wait_for_function("() => hub.inbox.unread === 2")
+    await expect(part(part(page, "toast"), "title")).to_have_text(["two"])
+
+
+# -- preferences -----------------------------------------------------------------------------------
+
+
+async def test_preferences_are_a_table_of_switches(stage):
+    server = await stage.serve(PREFERENCES)
+    server.matrix = {"*": {"email": False}}
+    server.opt_outs = [
+        {
+            "scope": "channel_type",
+            "value": "sms:iep_update",
+            "reason": "api",
+            "created_at": "2026-01-01T00:00:00Z",
+        }
+    ]
+    page = await stage.open(server)
+    await expect(page.get_by_role("switch", name="Billing invoice due by E-mail")).not_to_be_checked()
+
+    await page.get_by_role("switch", name="Billing invoice due by E-mail").press("Space")
+    await expect(part(page, "status")).to_have_text("Saved.")
+    await page.get_by_role("button", name="Start again: “Iep update by SMS”").click()
+    await expect(part(page, "opt-outs")).to_be_hidden()
+
+    assert server.matrix == {"*": {"email": False}, "billing.invoice-due": {"email": True}}
+    assert server.opt_outs == []
+    assert await page.evaluate("events.find(([type]) => type === 'notify-change')[1].matrix") == server.matrix
+
+
+async def test_a_setting_made_elsewhere_meanwhile_stays(stage):
+    server = await stage.serve(PREFERENCES)
+    page = await stage.open(server)
+    await expect(page.get_by_role("switch").first).to_be_visible()
+    server.matrix = {"*": {"sms": False}}
+
+    await page.get_by_role("switch", name="Everything else by Telegram").click()
+    await expect(part(page, "status")).to_have_text("Saved.")
+
+    assert server.matrix == {"*": {"sms": False, "telegram": False}}
+    await expect(page.get_by_role("switch", name="Everything else by SMS")).not_to_be_checked()
+
+
+PUSH = """
+  let state = { state: "off", reason: "not_enabled" };
+  window.asked = 0;
+  hub.push = {
+    status: async () => state,
+    enable: async () => { asked += 1; if (window.refusal) throw Object.assign(new Error("no"), { code: refusal, ...(state = { state: "unavailable", reason: refusal }) }); return (state = { state: "on", reason: null }); },
+    disable: async () => (state = { state: "off", reason: "not_enabled" }),
+    test: async () => ({}),
+  };
+  useHub(hub);
+"""
+
+
+async def test_our_own_question_comes_before_the_browsers(stage):
+    page = await stage.open(await stage.serve(PREFERENCES, script=PUSH))
+    await expect(part(page, "push-status")).to_have_text("You are told only while this page is open.")
+    await expect(part(page, "ask")).to_be_hidden()
+
+    await page.get_by_role("button", name="Turn on").press("Enter")
+    await expect(page.get_by_role("group", name="Be told here")).to_be_visible()
+    await page.get_by_role("button", name="Not now").press("Enter")
+    await expect(part(page, "ask")).to_be_hidden()
+    assert await page.evaluate("asked") == 0
+
+    await page.get_by_role("button", name="Turn on").press("Enter")
+    await expect(page.get_by_role("button", name="Turn on")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(part(page, "push-status")).to_have_text("You are told here, also while this page is closed.")
+    await expect(page.get_by_role("button", name="Turn off")).to_be_focused()
+    await page.get_by_role("button", name="Send a test").click()
+    await expect(part(page, "status")).to_have_text("A test is on its way.")
+    await page.get_by_role("button", name="Turn off").click()
+    await expect(part(page, "push-status")).to_have_text("You are told only while this page is open.")
+
+
+async def test_a_denial_is_explained_and_not_asked_about_again(stage):
+    page = await stage.open(await stage.serve(PREFERENCES, script="window.refusal = 'denied';" + PUSH))
+    await page.get_by_role("button", name="Turn on").click()
+    await page.get_by_role("button", name="Turn on").click()
+
+    await expect(part(page, "push-status")).to_contain_text(
+        "Your browser refuses notifications from this site."
+    )
+    await expect(part(page, "push-toggle")).to_be_hidden()
+
+
+async def test_an_iphone_is_told_of_its_home_screen(stage):
+    iphone = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.0 Mobile/15E148 Safari/604.1"
+    server = await stage.serve(PREFERENCES, script="delete window.PushManager; useHub(hub);")
+    page = await stage.open(server, user_agent=iphone)
+
+    await expect(part(page, "push-status")).to_contain_text("Add to Home Screen")
+
+
+# -- looks and languages ---------------------------------------------------------------------------
+
+
+async def test_light_and_dark_follow_the_page_unless_an_element_is_told(stage):
+    server = await stage.serve(INBOX)
+    colour = "(inbox) => getComputedStyle(inbox).color"
+    light, dark = await stage.open(server), await stage.open(server, color_scheme="dark")
+
+    assert await light.locator("notify-inbox").evaluate(colour) == "rgb(35, 32, 27)"
+    assert await dark.locator("notify-inbox").evaluate(colour) == "rgb(236, 232, 224)"
+    await dark.evaluate("document.querySelector('notify-inbox').theme = 'light'")
+    assert await dark.locator("notify-inbox").evaluate(colour) == "rgb(35, 32, 27)"
+
+
+async def test_everything_is_mirrored_where_it_is_read_from_right_to_left(stage):
+    server = await stage.serve(BELL + TOASTS, lang="ar", direction="rtl")
+    await filled(server)
+    page = await stage.open(server)
+    await expect(page.locator("notify-bell button").first).to_have_accessible_name(
+        "صندوق الوارد, إشعارات غير مقروءة: 2"
+    )
+    await page.locator("notify-bell button").first.click()
+    await expect(page.locator("article")).to_have_count(3)
+
+    async def place(one: Locator) -> FloatRect:
+        box = await one.bounding_box()
+        assert box is not None
+        return box
+
+    article, mark = await place(page.locator("article").first), await place(part(page, "mark").first)
+    title, badge = await place(part(page, "title").first), await place(part(page, "badge"))
+    bell = await place(page.locator("notify-bell button").first)
+    assert mark["x"] > article["x"] + article["width"] * 0.9
+    assert badge["x"] < bell["x"]
+    assert title["x"] + title["width"] <= mark["x"]
+    await page.keyboard.press("Escape")
+    await server.notify()
+    assert (await place(part(page, "toast")))["x"] < 100
+
+
+@pytest.mark.parametrize(
+    ("language", "heading", "time"),
+    [
+        ("en", "Inbox", "1 hour ago"),
+        ("de-AT", "Posteingang", "vor 1 Stunde"),
+        ("fr", "Boîte de réception", "il y a 1 heure"),
+        ("es", "Bandeja de entrada", "hace 1 hora"),
+        ("pt", "Caixa de entrada", "há 1 hora"),
+        ("sw", "Kikasha", "saa 1 iliyopita"),
+        ("ar", "صندوق الوارد", "قبل ساعة واحدة"),
+        ("ja", "Inbox", "1 時間前"),
+    ],
+)
+async def test_a_page_is_spoken_to_in_its_language(stage, language, heading, time):
+    server = await stage.serve(INBOX, lang=language)
+    await filled(server)
+    page = await stage.open(server)
+
+    await expect(part(page, "heading")).to_have_text(heading)
+    await expect(part(page, "time").last).to_have_text(time)
+
+
+async def test_the_language_and_the_words_can_change_at_any_time(stage):
+    server = await stage.serve(INBOX)
+    await filled(server)
+    page = await stage.open(server)
+    await expect(part(page, "count")).to_have_text("2 unread")
+
+    await page.evaluate("document.documentElement.lang = 'de'")
+    await expect(part(page, "count")).to_have_text("2 ungelesen")
+    await page.evaluate("document.querySelector('notify-inbox').lang = 'fr'")
+    await expect(part(page, "count")).to_have_text("2 non lues")
+    await page.evaluate(
+        """() => {
+            texts.nl = { unread: { other: "{count} ongelezen" } };
+            document.querySelector('notify-inbox').texts = { inbox: "Post", types: { iep_update: "IEP" } };
+            document.querySelector('notify-inbox').lang = 'nl';
+        }"""
+    )
+
+    await expect(part(page, "count")).to_have_text("2 ongelezen")
+    await expect(part(page, "heading")).to_have_text("Post")
+    await expect(part(page, "type").first).to_have_text("IEP")
+    await expect(part(page, "mark-all")).to_have_text("Mark all read")
+
+
+async def test_slots_take_what_a_page_has_of_its_own(stage):
+    body = """<notify-inbox>
+      <h2 slot="header">Post</h2><p slot="empty">Nothing, really.</p><p slot="footer">The end.</p>
+      <template slot="item"><div class="mine"><b data-field="title"></b> <i data-field="student"></i>
+        <a data-field="link">Go</a></div></template>
+    </notify-inbox>"""
+    server = await stage.serve(body)
+    page = await stage.open(server)
+    await expect(page.get_by_text("Nothing, really.")).to_be_visible()
+    await expect(page.get_by_text("The end.")).to_be_visible()
+
+    await server.notify(title="<u>A</u>", action_url="/a", metadata={"student": "J. D."})
+    first = page.locator("notify-inbox > .mine")
+    await expect(first).to_have_text("<u>A</u> J. D. Go")
+    assert await first.locator("a").get_attribute("href") == "/a"
+    await expect(page.get_by_role("article", name="Unread: <u>A</u>")).to_be_visible()
+
+    await page.evaluate(
+        """() => {
+            document.querySelector('notify-inbox').renderItem = ({ title }) =>
+                Object.assign(document.createElement('p'), { className: 'rendered', textContent: title });
+        }"""
+    )
+    await server.notify(title="B")
+    await expect(page.locator("notify-inbox > .rendered").filter(has_text="B")).to_be_visible()
+
+
+async def test_parts_and_variables_are_the_pages_to_style(stage):
+    server = await stage.serve(BELL)
+    await filled(server)
+    page = await stage.open(server)
+    await page.evaluate(
+        """() => {
+            const sheet = new CSSStyleSheet();
+            sheet.replaceSync(`notify-bell { --notify-accent: rgb(1, 2, 3); }
+                notify-bell::part(badge) { background: rgb(4, 5, 6); }
+                notify-bell::part(title) { color: rgb(7, 8, 9); }`);
+            document.adoptedStyleSheets.push(sheet);
+        }"""
+    )
+    await page.locator("notify-bell button").first.click()
+
+    styles = "(one, name) => getComputedStyle(one)[name]"
+    assert await page.locator("notify-bell button").first.evaluate(styles, "color") == "rgb(1, 2, 3)"
+    assert await part(page, "badge").evaluate(styles, "backgroundColor") == "rgb(4, 5, 6)"
+    assert await part(page, "title").first.evaluate(styles, "color") == "rgb(7, 8, 9)"
+
+
+async def test_nothing_moves_for_those_who_want_it_so(stage):
+    server = await stage.serve(BELL + TOASTS)
+    page = await stage.open(server, reduced_motion="reduce")
+    await is_live(page)
+    await server.notify()
+    await expect(part(page, "toast")).to_be_visible()
+
+    moving = "(one) => getComputedStyle(one).animationName"
+    assert await part(page, "toast").evaluate(moving) == "none"
+    assert await page.locator("notify-bell svg").first.evaluate(moving) == "none"
+
+
+# -- for everybody ---------------------------------------------------------------------------------
+
+SCENES: dict[str, Callable[[Page, ElementsServer], Any]] = {}
+
+
+def scene(show: Callable[[Page, ElementsServer], Any]) -> Callable[[Page, ElementsServer], Any]:
+    SCENES[show.__name__] = show
+    return show
+
+
+@scene
+async def open_inbox(page: Page, server: ElementsServer) -> None:
+    await filled(server)
+    await page.locator("notify-bell button").first.click()
+    await expect(page.locator("notify-bell article")).to_have_count(3)
+
+
+@scene
+async def snooze_menu(page: Page, server: ElementsServer) -> None:
+    await filled(server)
+    await page.locator("notify-inbox button[part~=snooze]").first.click()
+    await expect(part(page, "menu").first).to_be_visible()
+
+
+@scene
+async def empty(page: Page, server: ElementsServer) -> None:
+    await expect(part(page, "empty")).to_be_visible()
+
+
+@scene
+async def error(page: Page, server: ElementsServer) -> None:
+    server.refuses_list = True
+    await page.reload()
+    await expect(part(page, "error")).to_be_visible()
+
+
+@scene
+async def toasts_and_undo(page: Page, server: ElementsServer) -> None:
+    await is_live(page)
+    await filled(server)
+    await expect(part(page, "toast")).to_have_count(3)
+    await page.locator("notify-inbox button[part~=archive]").last.click()
+    await expect(part(page, "undo")).to_be_visible()
+
+
+@scene
+async def preferences(page: Page, server: ElementsServer) -> None:
+    server.opt_outs = [{"scope": "all", "value": "", "reason": "api", "created_at": "2026-01-01T00:00:00Z"}]
+    await page.evaluate("document.querySelector('notify-preferences').reload()")
+    await expect(part(page, "opt-outs")).to_be_visible()
+    await part(page, "push-toggle").click()
+    await expect(part(page, "ask")).to_be_visible()
+
+
+@pytest.mark.parametrize("look", ["light", "dark", "rtl"])
+@pytest.mark.parametrize("name", SCENES)
+async def test_axe_finds_nothing(stage, look, name):
+    words = {"lang": "ar", "direction": "rtl"} if look == "rtl" else {}
+    server = await stage.serve(BELL + INBOX + TOASTS + PREFERENCES, script=PUSH, **words)
+    page = await stage.open(
+        server, color_scheme="dark" if look == "dark" else "light", reduced_motion="reduce"
+    )
+
+    await SCENES[name](page, server)
+
+    assert await violations(page) == []
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+async def test_everything_can_be_touched_and_nothing_is_cut_off(stage, width):
+    server = await stage.serve(BELL + INBOX + TOASTS + PREFERENCES, script=PUSH)
+    page = await stage.open(server, viewport={"width": width, "height": 800}, has_touch=width < 800)
+    await is_live(page)
+    await filled(server)
+    await expect(part(page, "toast")).to_have_count(3)
+
+    assert await page.evaluate("document.documentElement.scrollWidth") <= width
+    for control in await page.locator("button:visible, input:visible").all():
+        box = await control.bounding_box()
+        assert box is not None
+        assert min(box["width"], box["height"]) >= 24, json.dumps(box)  # WCAG 2.2, 2.5.8
+
+
+# -- one hub for all -------------------------------------------------------------------------------
+
+
+async def test_elements_with_one_token_and_url_share_a_connection_that_ends_with_them(stage):
+    script = """
+        const getToken = () => "token";
+        for (const element of document.querySelectorAll("notify-bell, notify-inbox")) element.getToken = getToken;
+    """
+    body = '<notify-bell url="/"></notify-bell><notify-inbox url="/"></notify-inbox>'
+    server = await stage.serve(body, script=script)
+    await filled(server)
+    page = await stage.open(server)
+    await expect(part(page, "badge")).to_have_text("2")
+    await expect(page.locator("article")).to_have_count(3)
+    assert await page.evaluate(
+        "document.querySelector('notify-bell').hub === document.querySelector('notify-inbox').hub"
+    )
+
+    await page.evaluate("document.body.append(document.querySelector('notify-inbox'))")  # it only moves
+    await page.evaluate("document.querySelector('notify-bell').remove()")
+    await server.notify()
+    await expect(page.locator("article")).to_have_count(4)
+    assert len(server.peers) == 1
+
+    await page.evaluate("document.querySelector('notify-inbox').remove()")
+    await server.until(lambda: not server.peers[0].is_open)
+
+
+async def test_what_was_set_before_an_element_was_known_is_not_lost(stage):
+    server = await stage.serve(
+        "",
+        script="""
+            const elsewhere = document.createElement("template").content.ownerDocument;
+            const bell = elsewhere.createElement("notify-bell"); // nobody knows it there
+            Object.assign(bell, { hub, max: 1, texts: { inbox: "Post" } });
+            document.querySelector("main").append(bell);
+        """,
+    )
+    await filled(server)
+    page = await stage.open(server)
+
+    await expect(part(page, "badge")).to_have_text("1+")
+    await expect(page.locator("notify-bell button").first).to_have_accessible_name("Post, 1+ unread")
