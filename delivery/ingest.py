@@ -402,6 +402,15 @@ class Ingest:
             Order(submissions=submissions, sender=sender, render=render, key=key, body_hash=body_hash)
         )
 
+    async def has_answered(self, sender: Identity, key: str) -> bool:
+        """Whether a request under this key was answered, so that `submit` will store nothing; or it is under way."""
+        name = sender.tenant_id, sender.client, key
+        if name in self._keys:
+            return True
+        async with self._database.connection() as connection:
+            columns = [[part] for part in name]
+            return bool(await connection.fetch(SQL["find_answers"], *columns, self._settings.key_life))
+
     async def _enqueue(self, order: Order) -> Accepted:
         if not order.submissions:
             raise invalid("notifications", "must name at least one")

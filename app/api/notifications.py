@@ -127,12 +127,16 @@ async def create(call: Call) -> Response:
     """
     draft, digest = await read_hashed(call, NewNotification)
     made = submission(draft, call.identity.tenant_id, audience(draft, call.identity), call)
-    people = [(f"recipients.{index}", one.user_id, one) for index, one in enumerate(draft.recipients or ())]
-    await introduce(call, people)
+    named = [(f"recipients.{index}", one.user_id, one) for index, one in enumerate(draft.recipients or ())]
+    people = [one for one in named if not one[2].is_empty]
+    key = idempotency_key(call)
+    # A request that is repeated, or refused for its key, does not bring back an address that was taken away since.
+    if people and not (key is not None and await call.services.ingest.has_answered(call.identity, key)):
+        await introduce(call, people)
     accepted = await call.services.ingest.submit(
         made,
         call.identity,
-        key=idempotency_key(call),
+        key=key,
         body_hash=digest,
     )
     return submitted(accepted, call)

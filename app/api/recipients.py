@@ -405,9 +405,6 @@ async def introduce(call: Call, people: Sequence[tuple[str, str, InlinePerson]])
     Raises ServiceError (invalid) with every address that is none, and for somebody of whom two things are said;
     then nobody is stored.
     """
-    people = [one for one in people if not one[2].is_empty]
-    if not people:
-        return
     names = Counter(user_id for _, user_id, _ in people)
     if twice := [
         Fault(f"{path}.user_id", "must be named once") for path, name, _ in people if names[name] > 1

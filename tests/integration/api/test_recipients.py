@@ -463,6 +463,23 @@ async def test_one_person_of_whom_two_things_are_said_is_refused(edge: Edge) -> 
     assert list(refused) == ["recipients.0.user_id", "recipients.1.user_id"]
 
 
+async def test_a_request_that_is_repeated_or_refused_for_its_key_stores_no_address(edge: Edge) -> None:
+    """A repetition may come a day later, and what the person has taken away meanwhile stays away."""
+    client, headers = edge.client(service()), {"Idempotency-Key": "once"}
+    draft = {**DRAFT, "recipients": [{"user_id": "ada", "email": EMAIL}]}
+    await client.post("/api/v1/notifications", json=draft, headers=headers)
+    await client.delete(ADA)
+
+    again = await client.post("/api/v1/notifications", json=draft, headers=headers)
+    other = {**DRAFT, "recipients": [{"user_id": "bob", "email": "bob@example.com"}]}
+    refused = await client.post("/api/v1/notifications", json=other, headers=headers)
+
+    assert again.headers["idempotent-replayed"] == "true"
+    assert refused.json()["error"] == "idempotency_mismatch"
+    assert await edge.rows("SELECT FROM recipients") == []
+    assert await edge.rows("SELECT FROM recipient_addresses") == []
+
+
 async def test_a_submission_that_is_refused_makes_nobody_known(edge: Edge) -> None:
     late = {**DRAFT, "recipients": [INLINE], "expires_at": "2001-01-01T00:00:00Z"}
 
