@@ -152,7 +152,7 @@ def test_the_page_of_troubles_names_every_reason_for_which_a_token_is_refused():
 
 def test_what_the_page_of_troubles_quotes_from_the_log_is_logged():
     quoted = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)` (?:in the log|again)", text("docs/troubleshooting.md")))
-    files = [file for package in ("app", "hub", "delivery") for file in (ROOT / package).glob("**/*.py")]
+    files = [file for package in ("app", "hub", "delivery", "push") for file in (ROOT / package).glob("**/*.py")]
     code = "".join(file.read_text(encoding="utf-8") for file in files)
 
     assert quoted
