@@ -25,8 +25,13 @@ HTTPS_PORT = 443
 #: What a URL is made of on the wire; nothing here can end a line of a request.
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
+_PATH = re.compile(r"[\x21-\x22\x24-\x5b\x5d-\x7e]*")  # of it, without # and \\
+
 #: A host whose last label is one of these is an address in somebody's reading (WHATWG URL, "ends in a number").
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
+
+#: Hosts that need not be read again.
+_REMEMBERED = 4096
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
@@ -94,6 +99,15 @@ def check_endpoint(text: str, settings: Whereabouts) -> str:
     elif not settings.any_host and not is_listed(host, settings.hosts):
         raise _refused("is not of a push service that this installation sends to")
     return origin
+
+
+def target(endpoint: str) -> str:
+    """Path and query of an endpoint that was checked, as they are."""
+    _, slash, path = endpoint[8:].partition("/")
+    if slash and "?" not in endpoint[: -len(path) - 1]:
+        return f"/{path}"
+    url = urlsplit(endpoint)
+    return f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
 
 
 _CLOSED = "must lead into the open internet"
@@ -188,16 +202,26 @@ class Guard:
 
     def __init__(self, settings: Whereabouts, resolver: Resolver | None = None) -> None:
         self.blocked = 0
+        self._taken: dict[str, str] = {}  # what stands before the path, and its origin
         self._settings = settings
         self._resolver = resolver or SystemResolver()
 
     def check(self, endpoint: str) -> str:
-        """As `check_endpoint`, counted. Raises BadSubscription."""
+        """As `check_endpoint`, counted; a host that was taken once is known. Raises BadSubscription."""
+        base, slash, path = endpoint[8:].partition("/")
+        origin = self._taken.get(base)
+        if origin is not None and len(endpoint) <= ENDPOINT_MAX_CHARACTERS and _PATH.fullmatch(path):
+            return origin
         try:
-            return check_endpoint(endpoint, self._settings)
+            origin = check_endpoint(endpoint, self._settings)
         except BadSubscription:
             self.blocked += 1
             raise
+        if slash and endpoint.startswith("https://"):
+            if len(self._taken) >= _REMEMBERED:
+                self._taken.clear()
+            self._taken[base] = origin
+        return origin
 
     async def addresses(self, host: str, port: int = HTTPS_PORT) -> Sequence[Address]:
         """

@@ -49,6 +49,9 @@ class PushResult:
     reason: str = ""
 
 
+_TAKEN = PushResult(kind="sent", status=201, reason="the push service has taken it")
+
+
 def service_of(origin: str) -> Service:
     """Whose push service an origin is; a closed set, for metrics and for what only one of them wants."""
     host = origin.removeprefix("https://")
@@ -64,6 +67,8 @@ def service_of(origin: str) -> Service:
 def result_of(answer: Answer, service: Service, now: datetime) -> PushResult:
     """What an answer means. now: aware, for a Retry-After that is a date where the answer has none of its own."""
     status = answer.status
+    if status == 201:  # nearly all of them
+        return _TAKEN
     kind, reason = _meaning(answer, service)
     wait = retry_after(answer, now) if kind in ("throttled", "retry") else None
     return PushResult(kind=kind, status=status, retry_after=wait, reason=reason)

@@ -7,11 +7,10 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from core.clock import Clock
 from push.encryption import MAX_PLAINTEXT, SenderKeys, bucket, encrypt
-from push.guard import Guard, Resolver
+from push.guard import Guard, Resolver, target
 from push.keys import PushSettings, VapidKey
 from push.origin import Origin, Pace, Pause
 from push.outcome import PushResult, Service, result_of, service_of
@@ -116,14 +115,14 @@ class PushSender:
             origin = self.guard.check(subscription.endpoint)
         except BadSubscription as refused:
             return self._counted("other", PushResult(kind="blocked", reason=f"the endpoint {refused}"))
-        service = service_of(origin)
+        gate = self._gate(origin)
+        service = gate.service
         if len(payload) > MAX_PLAINTEXT:
             return self._counted(service, PushResult(kind="too_large", reason="the message is too large"))
         key = await self._keys.find(subscription.vapid_key_id)
         if key is None:
             reason = "it was made with a VAPID key that is not used any more"
             return self._counted(service, PushResult(kind="refused", reason=reason))
-        gate = self._gate(origin)
         self.stats.waiting += 1
         try:
             turned_away = await gate.enter(self._queue_s)
@@ -135,7 +134,7 @@ class PushSender:
         self.stats.in_flight += 1
         try:
             result = await self._post(
-                subscription, payload, key, origin, ttl=ttl, urgency=urgency, topic=topic
+                subscription, payload, key, origin, service, ttl=ttl, urgency=urgency, topic=topic
             )
             if result.kind == "gone" and gate.origin.doubts_ends:
                 reason = "the subscription has ended, and so has nearly every other: not believed at once"
@@ -155,13 +154,14 @@ class PushSender:
         payload: bytes,
         key: VapidKey,
         origin: str,
+        service: Service,
         *,
         ttl: int,
         urgency: str,
         topic: str | None,
     ) -> PushResult:
         await self._turns.take()
-        service, now = service_of(origin), self._clock.now()
+        now = self._clock.now()
         try:
             body = encrypt(
                 payload,
@@ -180,7 +180,7 @@ class PushSender:
         answer = await self._transport.post(
             Post(
                 origin=origin,
-                target=_target(subscription.endpoint),
+                target=target(subscription.endpoint),
                 standing=_standing(service, self._vapid.authorization(key, origin, now)),
                 own=tuple(own),
                 body=body,
@@ -199,7 +199,7 @@ class PushSender:
             if len(self._gates) >= _ORIGINS:
                 for name in [name for name, one in self._gates.items() if one.is_idle]:
                     del self._gates[name]
-            gate = self._gates[origin] = _Gate(Origin(self._pace), self._clock)
+            gate = self._gates[origin] = _Gate(Origin(self._pace), service_of(origin), self._clock)
         return gate
 
     def _counted(self, service: Service, result: PushResult) -> PushResult:
@@ -217,13 +217,6 @@ class PushSender:
         if sending.proxy is not None:
             return AiohttpTransport(self.guard, tls, patience, proxy=sending.proxy)
         return KeepAliveTransport(self.guard, tls, patience)
-
-
-def _target(endpoint: str) -> str:
-    """Path and query of an endpoint, as they are."""
-    url = urlsplit(endpoint)
-    path = url.path or "/"
-    return f"{path}?{url.query}" if url.query else path
 
 
 def _standing(service: Service, authorization: str) -> Headers:
@@ -245,8 +238,9 @@ def _standing(service: Service, authorization: str) -> Headers:
 class _Gate:
     """The queue of one push service: in the order of arrival, as its pace lets them."""
 
-    def __init__(self, origin: Origin, clock: Clock) -> None:
+    def __init__(self, origin: Origin, service: Service, clock: Clock) -> None:
         self.origin = origin
+        self.service = service
         self._clock = clock
         self._queue: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None

@@ -12,11 +12,11 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
 from push.guard import HTTPS_PORT, Address, Blocked, Guard
@@ -30,8 +30,7 @@ Headers = tuple[tuple[str, str], ...]
 _BLOCKS = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Post:
+class Post(NamedTuple):
     """
     One request.
 
@@ -41,20 +40,25 @@ class Post:
     """
 
     origin: str
-    target: str = field(repr=False)
-    standing: Headers = field(repr=False)
+    target: str
+    standing: Headers
     own: Headers
-    body: bytes = field(repr=False)
+    body: bytes
     is_repeatable: bool = False
 
+    def __repr__(self) -> str:
+        return f"Post(origin={self.origin!r})"
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+
+class Answer(NamedTuple):
     """What was answered. headers: by lower-case names. body: its beginning; empty where it broke off."""
 
     status: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(default=b"", repr=False)
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"Answer(status={self.status})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -447,8 +451,7 @@ _BROKE = "the connection to the push service broke"
 # --- HTTP, pure ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
+class _Head(NamedTuple):
     """length: of the body in bytes; None: to the end of the connection, unless it is chunked."""
 
     status: int
