@@ -40,7 +40,8 @@ RETURNING d.tenant_id, d.id, d.notification_id, d.user_id, d.channel;
 --   $1 channels text[], $2 rooms int[], $3 last lanes smallint[], $4 after which tenant text[], $5 worker text,
 --   $6 lease interval, $7 tenants to look at per channel int
 -- Returns the rows, each with the last tenant that was looked at in its channel, or a row with only that.
--- Leans on idx_notification_deliveries_due.
+-- Leans on idx_notification_deliveries_due. The planner believes in thousands of due rows, whatever the rooms are, and
+-- would read the whole table to join them; the arrays, of which it believes little, lead it to the primary keys.
 WITH RECURSIVE wanted (channel, room, last_lane, after) AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::int[], $3::smallint[], $4::text[])),
 hop (channel, tenant_id, n) AS (
@@ -81,7 +82,9 @@ claimed AS (
     UPDATE notification_deliveries d
     SET state = 'processing', attempt = d.attempt + 1, claimed_by = $5, due_at = now() + $6::interval, updated_at = now(),
         unknowns = d.unknowns + (due.state = 'processing')::int
-    FROM due WHERE d.tenant_id = due.tenant_id AND d.id = due.id
+    FROM due
+    WHERE d.tenant_id = due.tenant_id AND d.id = due.id
+      AND d.tenant_id = ANY (ARRAY(SELECT tenant_id FROM due)) AND d.id = ANY (ARRAY(SELECT id FROM due))
     RETURNING d.tenant_id, d.id, d.kind, d.notification_id, d.user_id, d.endpoint_id, d.event, d.channel, d.lane,
               d.attempt, d.retries, d.deferrals, d.unknowns, due.state = 'processing' AS is_orphan,
               due.state = 'unknown' AS was_unknown, d.expires_at, d.created_at, d.edited, d.fallback_of),
@@ -93,7 +96,8 @@ orphaned AS (
     SET ended_at = now(), outcome = 'unknown', code = 'worker_lost', reason = 'the worker did not come back in time'
     FROM claimed c
     WHERE c.is_orphan AND a.tenant_id = c.tenant_id AND a.delivery_id = c.id AND a.attempt = c.attempt - 1
-      AND a.ended_at IS NULL),
+      AND a.tenant_id = ANY (ARRAY(SELECT tenant_id FROM claimed WHERE is_orphan))
+      AND a.delivery_id = ANY (ARRAY(SELECT id FROM claimed WHERE is_orphan)) AND a.ended_at IS NULL),
 looked AS (SELECT h.channel, max(h.tenant_id) AS last_tenant, count(h.tenant_id) AS tenants FROM hop h GROUP BY h.channel)
 SELECT looked.channel AS looked_channel, CASE WHEN looked.tenants >= $7 THEN looked.last_tenant ELSE '' END AS look_after,
        c.*, now() AS now
