@@ -12,10 +12,12 @@ from uuid import UUID, uuid4
 import msgspec
 
 from app.api.operation import Operation
+from app.api.push import AIVO_SUBSCRIPTION
 from core.clock import SystemClock
 from core.ids import uuid7
 from delivery.breaker import Account
 from delivery.channel import UNKNOWN, Channel
+from delivery.channels.push import Ticket
 from delivery.channels.simulator import Simulator, SimulatorSettings
 from delivery.hooks import Hooks
 from delivery.inbound import Inbound
@@ -39,7 +41,10 @@ HOOKS = Hooks(
 
 @dataclass(frozen=True)
 class Furnished:
-    """An edge in which an operation can do what it is there for. values: of its path. said: in its body."""
+    """
+    An edge in which an operation can do what it is there for. values: of its path. said: in its body, or in its query
+    where it has no body.
+    """
 
     edge: Edge
     operation: Operation
@@ -160,6 +165,29 @@ async def _unsubscribe_token(edge: Edge, operation: Operation) -> str:
     return make_token(edge.services.delivery.vault, link)
 
 
+async def _subscription(edge: Edge, operation: Operation) -> str:
+    made = await edge.client(admin()).post("/api/v1/push/subscribe", json=AIVO_SUBSCRIPTION)
+    assert made.status_code == 201, made.text
+    return str(made.json()["id"])
+
+
+async def _pushed(edge: Edge, values: Mapping[str, str]) -> dict[str, Any]:
+    await edge.submit(USER_ID, channels=["push"])
+    [row] = await edge.rows("SELECT id FROM notification_deliveries")
+    return {"token": Ticket(TENANT, row["id"], uuid4()).seal(edge.services.delivery.vault, "push-receipt")}
+
+
+async def _held_back(edge: Edge, values: Mapping[str, str]) -> dict[str, Any]:
+    sent = await edge.submit(USER_ID, channels=["push"])
+    [row] = await edge.rows("SELECT id FROM notification_deliveries")
+    token = Ticket(TENANT, row["id"], uuid4()).seal(edge.services.delivery.vault, "push-fetch")
+    return {"id": sent, "token": token}
+
+
+async def _subscribed(edge: Edge, values: Mapping[str, str]) -> None:
+    await edge.client(person()).post("/api/v1/push/subscribe", json=AIVO_SUBSCRIPTION)
+
+
 #: What makes the thing that a parameter names. A parameter that is not here names nothing that there is.
 _MAKERS: Mapping[str, Callable[[Edge, Operation], Awaitable[str]]] = {
     "notification_id": _notification,
@@ -167,6 +195,7 @@ _MAKERS: Mapping[str, Callable[[Edge, Operation], Awaitable[str]]] = {
     "address_id": _address,
     "webhook_id": _webhook,
     "message_id": _message,
+    "subscription_id": _subscription,
     "key_id": _key,
     "token": _unsubscribe_token,
 }
@@ -223,6 +252,9 @@ _STATES: Mapping[tuple[str, str], Callable[[Edge, dict[str, str]], Awaitable[dic
         "POST",
         "/api/v1/recipients/{user_id}/addresses/{address_id:uuid}/verification/confirm",
     ): _code,
+    ("POST", "/api/v1/push/replace"): _subscribed,
+    ("POST", "/api/v1/push/receipts"): _pushed,
+    ("GET", "/api/v1/push/fetch"): _held_back,
     ("PUT", "/api/v1/topics/{topic:path}/mute"): _followed,
     ("DELETE", "/api/v1/topics/{topic:path}/mute"): _followed,
     ("DELETE", "/api/v1/preferences/opt-outs"): _opted_out,

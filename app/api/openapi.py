@@ -32,6 +32,7 @@ PATH_PARAMETERS: Mapping[str, Schema] = {
     "delivery_id": {"type": "string", "format": "uuid"},
     "webhook_id": {"type": "string", "format": "uuid"},
     "message_id": {"type": "string", "format": "uuid"},
+    "subscription_id": {"type": "string", "format": "uuid"},
     "hook": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
     "asset": {"type": "string", "pattern": "^[a-z]+\\.(js|css)$"},
 }

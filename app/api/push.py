@@ -109,7 +109,7 @@ class Rename(Body):
     name: Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_name)] | None
 
 
-class Tested(Answer):
+class PushTested(Answer):
     """What the push service said."""
 
     status: Kind
@@ -240,7 +240,7 @@ async def test(call: Call) -> Response:
     )
     result = await push.sender.send(one, build(said), ttl=60, urgency="high", topic=None)
     await push.subscriptions.record([Result(one, None, ENDED[result.kind], result.status)])
-    return answer(Tested(status=result.kind, reason=result.reason))
+    return answer(PushTested(status=result.kind, reason=result.reason))
 
 
 async def public_key(call: Call) -> Response:
@@ -403,7 +403,7 @@ def operations() -> tuple[Operation, ...]:
             handler=test,
             summary="Try a browser",
             tag="push",
-            answers={200: Tested},
+            answers={200: PushTested},
         ),
         Operation(
             method="POST",

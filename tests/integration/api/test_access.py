@@ -67,7 +67,7 @@ async def call(
     return await client.request(
         operation.method,
         furnished.path(to),
-        params=QUERIES.get(name(operation)),
+        params=QUERIES.get(name(operation)) or (furnished.said if operation.body is None else None),
         json=body if changed is None else {**body, **changed},
     )
 
