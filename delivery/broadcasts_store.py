@@ -92,26 +92,19 @@ class Broadcasts:
         """
         Write the next page of the broadcast whose turn it is.
 
-        Returns 1 when one has moved on, 0 when there is nothing to do now. Any number of workers may do it.
+        Returns 1 when one has moved on, 0 when there is nothing to do now. Any number of workers may do it. One
+        whose page fails is left alone for a while, so that it does not stand before the others; the error is raised.
         """
-        async with self._database.transaction() as connection:
-            row = await connection.fetchrow(SQL["take"])
-            if row is None:
-                return 0
-            key = row["tenant_id"], row["notification_id"]
-            if (end := _end(row)) is not None:
-                await connection.execute(SQL["move"], *key, row["position"], 0, 0, end)
-                return 1
-            if await connection.fetchval(
-                SQL["is_far_ahead"], row["tenant_id"], row["channels"], self._settings.ahead
-            ):
-                await connection.execute(SQL["hold"], *key, self._settings.hold)
-                return 0
-            people = await self._people(connection, row)
-            written = await _write(connection, row, people)
-            position = people[-1]["user_id"] if people else row["position"]
-            state = "running" if len(people) == self._settings.page else "done"
-            await connection.execute(SQL["move"], *key, position, len(people), written, state)
+        row = None
+        try:
+            async with self._database.transaction() as connection:
+                if (row := await connection.fetchrow(SQL["take"])) is None:
+                    return 0
+                moved, written = await self._expand(connection, row)
+        except Exception:
+            if row is not None:
+                await self._leave(row)
+            raise
         if written:
             log.info(
                 "NOTIFY_QUEUE",
@@ -120,7 +113,31 @@ class Broadcasts:
                 channels=row["channels"],
                 deliveries=written,
             )
-        return 1
+        return moved
+
+    async def _leave(self, row: asyncpg.Record) -> None:
+        async with self._database.connection() as connection:
+            await connection.execute(
+                SQL["hold"], row["tenant_id"], row["notification_id"], self._settings.hold
+            )
+
+    async def _expand(self, connection: Connection, row: asyncpg.Record) -> tuple[int, int]:
+        """In an open transaction: whether it has moved on, and how many deliveries were written."""
+        key = row["tenant_id"], row["notification_id"]
+        if (end := _end(row)) is not None:
+            await connection.execute(SQL["move"], *key, row["position"], 0, 0, end)
+            return 1, 0
+        if await connection.fetchval(
+            SQL["is_far_ahead"], row["tenant_id"], row["channels"], self._settings.ahead
+        ):
+            await connection.execute(SQL["hold"], *key, self._settings.hold)
+            return 0, 0
+        people = await self._people(connection, row)
+        written = await _write(connection, row, people)
+        position = people[-1]["user_id"] if people else row["position"]
+        state = "running" if len(people) == self._settings.page else "done"
+        await connection.execute(SQL["move"], *key, position, len(people), written, state)
+        return 1, written
 
     async def _people(self, connection: Connection, row: asyncpg.Record) -> list[asyncpg.Record]:
         page = row["tenant_id"], row["position"], row["channels"], self._settings.page

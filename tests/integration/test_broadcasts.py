@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 
-from core.database import DatabaseSettings, open_database
+from core.database import Connection, DatabaseSettings, open_database
 from core.errors import ServiceError
 from core.identity import ADMIN, Identity
 from core.streams import topic_stream
@@ -172,6 +173,33 @@ async def test_a_held_broadcast_of_one_tenant_does_not_hold_anothers(stores: Sto
     await finish(broadcasts)
 
     assert len(await written(stores, other)) == 2
+
+
+class Stumbling(Broadcasts):
+    """Cannot write one of the broadcasts."""
+
+    over: UUID | None = None
+
+    async def _people(self, connection: Connection, row: asyncpg.Record) -> list[asyncpg.Record]:
+        if row["notification_id"] == self.over:
+            raise RuntimeError("nobody can write this one")
+        return await super()._people(connection, row)
+
+
+async def test_a_broadcast_that_cannot_be_written_does_not_stand_before_the_others(stores: Stores) -> None:
+    await people(stores, 2, "email")
+    broadcasts = Stumbling(stores.database)
+    broadcasts.over = await stores.send("*", channels=("email",))
+    other = await stores.send("*", channels=("email",))
+
+    with pytest.raises(RuntimeError):
+        await broadcasts.expand_once()
+    await broadcasts.expand_once()
+
+    assert len(await written(stores, other)) == 2
+    broadcasts.over = None
+    await stores.query("UPDATE delivery_broadcasts SET due_at = now() WHERE state = 'running'")
+    assert await finish(broadcasts) == 1
 
 
 async def test_several_workers_at_once_write_everybody_once(stores: Stores) -> None:
