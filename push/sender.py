@@ -328,16 +328,16 @@ class Turns:
         self._is_due = False
 
     async def take(self) -> None:
-        """Return when there is a turn."""
-        loop = asyncio.get_running_loop()
-        if not self._is_due:
-            self._is_due = True
-            loop.call_soon(self._refill)
+        """Return when there is a turn. A slice may stretch over several rounds; the next begins in a round of its own."""
         if self._left > 0 and not self._waiting:
             self._left -= 1
             return
+        loop = asyncio.get_running_loop()
         turn = loop.create_future()
         self._waiting.append(turn)
+        if not self._is_due:
+            self._is_due = True
+            loop.call_soon(self._refill)
         await turn
 
     def _refill(self) -> None:
@@ -347,6 +347,6 @@ class Turns:
             if not turn.done():
                 turn.set_result(None)
                 self._left -= 1
-        self._is_due = self._left < self._size
+        self._is_due = bool(self._waiting)
         if self._is_due:
             asyncio.get_running_loop().call_soon(self._refill)

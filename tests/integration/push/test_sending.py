@@ -8,7 +8,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -478,26 +478,27 @@ async def test_encryption_goes_in_slices(service: PushService) -> None:
 
 
 async def test_a_campaign_does_not_hold_up_the_loop(service: PushService) -> None:
-    devices = [service.subscribe(KEY) for _ in range(300)]
+    devices = [service.subscribe(KEY) for _ in range(120)]
     service.fault_of = lambda _token: Say(201)  # takes no time for looking at it
-    stalls: list[float] = []
-    done = asyncio.Event()
 
-    async def watch() -> None:
-        before = time.perf_counter()
-        while not done.is_set():
-            await asyncio.sleep(0)
-            now = time.perf_counter()
-            stalls.append(now - before)
-            before = now
-
-    watching = asyncio.create_task(watch())
     async with closing(sender(service, key=KEY)) as made:
-        await push(made, service, devices[0])
-        await asyncio.gather(*(push(made, service, device, payload=b"x" * 1000) for device in devices))
-    done.set()
-    await watching
 
-    stalls.sort()
-    print(f"p99 {stalls[len(stalls) * 99 // 100] * 1000:.1f} ms, longest {stalls[-1] * 1000:.1f} ms")
-    assert stalls[len(stalls) * 9 // 10] < 0.02  # 300 encryptions at once would take 60 to 100 ms
+        async def campaign() -> None:
+            await asyncio.gather(*(push(made, service, device, payload=b"x" * 1000) for device in devices))
+
+        for _ in range(5):  # connections are made, and the pace is found
+            await campaign()
+        longest = [await _longest_stall(campaign()) for _ in range(5)]
+
+    print("longest stalls, ms:", [round(1000 * one, 1) for one in longest])
+    assert min(longest) < 0.012  # 120 encryptions in one go take 15 ms and more
+
+
+async def _longest_stall(work: Coroutine[Any, Any, None]) -> float:
+    """Seconds between two turns of the loop while it does this work."""
+    working, longest, before = asyncio.create_task(work), 0.0, time.perf_counter()
+    while not working.done():
+        await asyncio.sleep(0)
+        longest, before = max(longest, time.perf_counter() - before), time.perf_counter()
+    await working
+    return longest
