@@ -175,3 +175,11 @@ def test_the_page_of_the_api_names_every_scope_and_role():
     page = text("docs/api.md")
 
     assert {word for word in {*SCOPES, *ROLES} if f"`{word}`" not in page} == set()
+
+
+def test_every_test_that_the_page_of_threats_names_is_there() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", text("docs/threats.md"))
+
+    assert len(named) > 30
+    for file, name in named:
+        assert re.search(rf"^(async )?def {name}\(", text(f"tests/{file}"), re.MULTILINE), (file, name)
