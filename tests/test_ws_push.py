@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from core.keys import decode_base64url, encode_base64url
+from push.keys import new_key
 from tests.client import Client
-from tests.process import Node, nodes, service
+from tests.process import Node, nodes, service, token
+from tests.providers.push_service import Device, PushService
+
+LOOKING = "/api/v1/presence?user_id=ada"
 
 # --- Connections -----------------------------------------------------------------------------------------------------
 
@@ -111,6 +122,96 @@ async def test_an_ephemeral_message_reaches_the_channel_and_is_gone(hub: Node):
     async with await Client("ada").connect(hub) as later:
         await later.subscribe("room:42")
         assert later.frames[-1]["seq"] == 0
+
+
+# --- Push ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def push_service(tmp_path: Path) -> AsyncIterator[PushService]:
+    async with PushService(tmp_path) as service:
+        yield service
+        assert not service.refusals
+
+
+@pytest.fixture
+async def pushing(database, push_service: PushService) -> AsyncIterator[Node]:
+    """A node that finds the push service."""
+    settings = {
+        "VAPID_EMAIL": "ops@example.org",
+        "PUSH_CA_FILE": str(push_service.ca_file),
+        "PUSH_RESOLVE": ",".join(push_service.resolve),
+    }
+    async with nodes(database, **settings) as [node]:
+        yield node
+
+
+async def subscribe(hub: Node, push_service: PushService, user_id: str = "ada") -> Device:
+    """A browser of that person, by the three steps of the AIVO document."""
+    served = (await hub.ask("GET", "/api/v1/push/vapid-public-key")).json()["public_key"]
+    device = push_service.subscribe(replace(new_key(), public_key=decode_base64url(served)))
+    body = {
+        "endpoint": push_service.endpoint(device),
+        "p256dh_key": encode_base64url(device.browser.p256dh),
+        "auth_key": encode_base64url(device.browser.auth),
+        "user_agent": "A browser of a test",
+        "device_info": {"platform": "web", "browser": "Firefox"},
+    }
+    answer = await hub.ask("POST", "/api/v1/push/subscribe", body, as_=token(user_id))
+    assert answer.status_code == 201, answer.text
+    return device
+
+
+async def test_a_push_is_encrypted_for_the_browser_of_the_person_and_says_what_was_sent(
+    pushing: Node, push_service: PushService
+):
+    adas, bobs = await subscribe(pushing, push_service), await subscribe(pushing, push_service, "bob")
+
+    sent = await pushing.notify(
+        "IEP Document Updated", user_id="ada", channels=["push"], action_url="/iep/12345", priority="high"
+    )
+    await push_service.wait_for(1)
+    await pushing.metric_is("push_notifications_sent", lambda count: count == 1)
+
+    [push] = adas.pushes  # which only this browser's keys have opened
+    said = json.loads(push.text)
+    assert (said["title"], said["data"]["action_url"]) == ("IEP Document Updated", "/iep/12345")
+    assert said["data"]["notification_id"] == sent.json()["id"]
+    assert push.urgency == "high"
+    assert bobs.pushes == []
+
+
+async def test_a_push_for_everybody_reaches_whoever_has_a_browser(pushing: Node, push_service: PushService):
+    devices = [await subscribe(pushing, push_service, name) for name in ("ada", "bob")]
+
+    await pushing.notify("For two", recipients=["ada", "bob", "eve"], channels=["in_app", "push"])
+    await push_service.wait_for(2)
+
+    await pushing.metric_is("push_notifications_sent", lambda count: count == 2)
+    assert [len(device.pushes) for device in devices] == [1, 1]
+
+
+async def test_who_is_looking_sees_it_in_the_page_and_is_not_pushed_to(
+    pushing: Node, push_service: PushService
+):
+    device = await subscribe(pushing, push_service)
+    async with await Client("ada").connect(pushing) as ada:
+        await ada.say("presence", visible=True)
+        async with asyncio.timeout(10):
+            while '"looking":true' not in (await pushing.ask("GET", LOOKING, as_=service())).text:
+                await asyncio.sleep(0.02)  # another process: there is no event to await
+        sent = await pushing.notify("Look", user_id="ada", channels=["websocket", "push"])
+        await ada.has("Look")
+        path = f"/api/v1/notifications/{sent.json()['id']}/deliveries"
+        async with asyncio.timeout(10):
+            while True:
+                [delivery] = (await pushing.ask("GET", path, as_=service())).json()["deliveries"]
+                if delivery["state"] == "deferred":
+                    break
+                await asyncio.sleep(0.02)  # another process: there is no event to await
+
+    assert delivery["reason"] == "the person is looking at the application"
+    assert device.pushes == []
 
 
 # --- End to end ------------------------------------------------------------------------------------------------------
