@@ -24,6 +24,7 @@ from core.sql import load
 from core.vault import Vault
 from delivery import audit_store
 from delivery.audit_store import Entry, actor_of
+from delivery.mail import header_faults
 
 _TEXT = load("delivery", "deliveries.sql")
 SQL = {name: text.replace("{shown}", _TEXT["shown"]) for name, text in _TEXT.items()}
@@ -96,15 +97,6 @@ class Replayed(NamedTuple):
     replayed: int
     skipped: int
     more: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Edit:
-    """What is said in place of the notification's own words, or sent elsewhere; None: as it was."""
-
-    title: str | None = None
-    text: str | None = None
-    address_id: UUID | None = None
 
 
 class Deliveries:
@@ -327,16 +319,20 @@ class Deliveries:
         """
         Change what a dead letter says or where it goes, for its replay.
 
-        changes: members of Edit by their names; None: as it was; what is not named stays as edited before.
+        changes: title, text and address_id by their names; None: as the notification has it; what is not named
+        stays as edited before.
 
         Raises ServiceError: not_found, conflict when it is no dead letter, invalid when the address is not
-        this person's for this channel.
+        this person's for this channel, or the title of a mail is no text for its header.
         """
         tenant_id = identity.tenant_id
         async with self._database.transaction() as connection:
             row = await _lock(connection, tenant_id, delivery_id)
             if row["state"] not in DEAD or row["kind"] != "notification":
                 raise ServiceError("conflict", f"Only dead letters are edited; this one is {row['state']}.")
+            title = changes.get("title")
+            if row["channel"] == "email" and title is not None and (fault := header_faults(title)):
+                raise invalid("title", fault)
             address_id = changes.get("address_id")
             if address_id is not None and not await connection.fetchval(
                 SQL["is_address"], tenant_id, row["user_id"], row["channel"], address_id

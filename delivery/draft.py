@@ -78,13 +78,13 @@ class Submission:
 
     tenant_id: str
     audience: Audience
-    title: str
-    message: str
+    title: str = field(repr=False)
+    message: str = field(repr=False)
     notification_type: str
     priority: Priority = Priority.NORMAL
     channels: tuple[str, ...] = DEFAULT_CHANNELS
-    action_url: str | None = None  # as core.links let it pass
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    action_url: str | None = field(default=None, repr=False)  # as core.links let it pass
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     collapse_key: str | None = None
     group_key: str | None = None
     expires_at: datetime | None = None

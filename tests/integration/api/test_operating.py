@@ -137,6 +137,17 @@ async def test_dead_letters_are_counted_edited_and_replayed(edge: Edge) -> None:
     ).status_code == 403
 
 
+@pytest.mark.parametrize("title", ["Hello\r\nBcc: eve@example.com", "Hello\u2028Bcc: eve", "=?utf-8?q?x?="])
+async def test_the_edited_title_of_a_mail_is_no_way_into_its_header(edge: Edge, title: str) -> None:
+    dead = await failed(edge)
+    await edge.rows("UPDATE notification_deliveries SET channel = 'email' WHERE id = $1", dead)
+
+    refused = await edge.client(admin()).patch(f"/api/v1/deliveries/{dead}", json={"title": title})
+
+    assert (refused.status_code, refused.json()["details"][0]["path"]) == (422, "title")
+    assert await edge.rows("SELECT FROM notification_deliveries WHERE edited IS NOT NULL") == []
+
+
 @pytest.mark.parametrize(
     "body",
     [
