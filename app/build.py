@@ -59,6 +59,10 @@ from delivery.store import Notifications
 from delivery.telemetry import DeliveryEvents, QueueDepth
 from delivery.tickets_store import Tickets
 from delivery.worker import Worker
+from digest.job import DigestJob
+from digest.rendering import words
+from digest.schedule import DigestTicker
+from digest.store import Digests
 from hub.broker import Broker, MemoryBroker
 from hub.broker_redis import RedisBroker
 from hub.endpoint import Endpoint
@@ -198,10 +202,14 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     stack.push_async_callback(ingest.close)
     _go_on(stack, feed.run())
     _go_on(stack, peers.run())
+    digests = Digests(database, settings.digest)
+    digest_job = DigestJob(database, digests, hub, words, clock, settings.digest, wake=wake)
     if "scheduler" in settings.process.roles:
         jobs = Jobs(database, hub, clock, settings.jobs, wake=wake, prune=push.prune)
         _go_on(stack, jobs.run())
+        _go_on(stack, DigestTicker(digest_job, settings.digest).run())
         _watch_jobs(metrics, jobs)
+        _watch_digests(metrics, digest_job)
 
     if "worker" in settings.process.roles:
         at_work.append(worker(settings, database, vault, ways, events, clock, presence.looking))
@@ -246,6 +254,8 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         peers=peers,
         presence=presence,
         delivery=delivery,
+        digests=digests,
+        digest_job=digest_job,
         health=Health(
             [
                 checks.database(database),
@@ -446,6 +456,28 @@ def _watch_jobs(metrics: Metrics, jobs: Jobs) -> None:
             "jobs_woken": "Snoozes that ended.",
             "jobs_removed": "Rows that retention has deleted.",
             "jobs_failures": "Jobs that ended early; the next tick goes on.",
+        },
+    )
+
+
+def _watch_digests(metrics: Metrics, job: DigestJob) -> None:
+    """Numbers of the digests of this scheduler."""
+    metrics.read_gauges(
+        lambda: {"digest_lateness_seconds": job.stats.lateness_seconds},
+        {"digest_lateness_seconds": "How long after its minute the last digest was submitted."},
+    )
+    metrics.read_counters(
+        lambda: {
+            "digest_sent": job.stats.sent,
+            "digest_skipped_empty": job.stats.skipped_empty,
+            "digest_skipped_late": job.stats.skipped_late,
+            "digest_failures": job.stats.failed,
+        },
+        {
+            "digest_sent": "Digests that were submitted.",
+            "digest_skipped_empty": "Digests with nothing to tell.",
+            "digest_skipped_late": "Digests that came too late and were merged into the next.",
+            "digest_failures": "Digests that could not be submitted.",
         },
     )
 

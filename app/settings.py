@@ -47,6 +47,7 @@ from delivery.routing import AlertSettings
 from delivery.sandbox import SandboxSettings
 from delivery.verification_store import VerificationSettings
 from delivery.worker import WorkerSettings
+from digest.store import DigestSettings
 from hub.broker_redis import RedisSettings
 from hub.channels import Channels, Namespace
 from hub.endpoint import EndpointSettings
@@ -144,6 +145,7 @@ class Settings:
     worker: WorkerSettings
     retries: RetrySettings
     breaker: BreakerSettings
+    digest: DigestSettings
     links: LinkSettings
     sms: SmsSettings
     whatsapp: WhatsAppSettings
@@ -230,6 +232,7 @@ SECTIONS = (
     Section(WorkerSettings, "DELIVERY_"),
     Section(RetrySettings, "DELIVERY_"),
     Section(BreakerSettings, "DELIVERY_BREAKER_"),
+    Section(DigestSettings, "DIGEST_"),
     Section(LinkSettings, "HUB_", {"site_url": "DELIVERY_SITE_URL"}),
     Section(ApiSettings, "HUB_", fixed=("version",)),
     Section(
@@ -317,6 +320,7 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
         worker=_fill(WorkerSettings, given),
         retries=_fill(RetrySettings, given),
         breaker=_fill(BreakerSettings, given),
+        digest=_fill(DigestSettings, given),
         links=_fill(LinkSettings, given),
         codes=_fill(VerificationSettings, given),
         broadcasts=_fill(BroadcastSettings, given),
@@ -430,6 +434,7 @@ _ABOVE_ZERO = frozenset(
         "DELIVERY_ACCOUNTS_INTERVAL",
         "DELIVERY_BROADCAST_INTERVAL",
         "DELIVERY_POLL",
+        "DIGEST_TICK",
         "DELIVERY_WEBHOOK_CONCURRENCY",
         "DELIVERY_WEBHOOK_RATE",
         "DELIVERY_WEBHOOK_TIMEOUT",

@@ -9,17 +9,29 @@ from random import SystemRandom
 from app.settings import Settings
 from core.clock import Clock
 from core.database import Database
+from core.notification import Content
 from core.vault import Vault
 from delivery.accounts_store import Accounts
 from delivery.broadcasts_store import Broadcasts
 from delivery.capacity import Capacity
 from delivery.channel import Channel
-from delivery.composing import Composer
+from delivery.composing import Composer, Rendered
 from delivery.endpoints_store import Endpoints
 from delivery.facts import FactsReader, Looking, nobody_looks
 from delivery.outbox import Outbox
 from delivery.recording import Recorder
 from delivery.worker import Observer, Worker
+from digest.job import DIGEST_TYPE
+from digest.rendering import is_document, mail
+
+
+def digest_mail(content: Content, locale: str | None, site_url: str | None) -> Rendered:
+    """A digest's own mail; what is no whole digest is shown as any other notification."""
+    document = content.metadata.get("digest")
+    if not isinstance(document, dict) or not is_document(document):
+        return Rendered(content.title, content.message, None)
+    made = mail(document, locale, site_url=site_url)
+    return Rendered(made.subject, made.text, made.html)
 
 
 def worker(
@@ -50,7 +62,7 @@ def worker(
         recorder=Recorder(database, clock, on_fallback=wake, failpoints=settings.process.failpoints),
         channels=channels,
         capacity=Capacity(channels, clock, settings.breaker, batch_limit=settings.worker.batch_limit),
-        compose=Composer(vault, settings.links),
+        compose=Composer(vault, settings.links, {DIGEST_TYPE: digest_mail}),
         observer=observer,
         clock=clock,
         random=SystemRandom(),

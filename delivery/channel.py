@@ -60,6 +60,7 @@ class Message:
     action_url: absolute, or None. unsubscribe_url: one-click (RFC 8058), or None where there is no public URL.
     callback_url: where the provider is asked to report what becomes of it, with the delivery in it; None where
     there is no public URL, and then no receipts are asked for.
+    html: a fragment of HTML that a mail shows in place of `text`; from a renderer of ours, never from a caller.
     event: of an outgoing webhook event: its body, in place of the words.
 
     Of push: home: where the application is; None: where the page is. collapse_key: what has the same one replaces
@@ -80,6 +81,7 @@ class Message:
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
     created_at: datetime
     expires_at: datetime | None = None
+    html: str | None = field(default=None, repr=False)
     recipient_id: str | None = None
     recipient_name: str | None = field(default=None, repr=False)
     locale: str | None = None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urljoin
 
+from core.notification import Content
 from core.vault import Vault
 from delivery.channel import Address, Message
 from delivery.policy import Facts
@@ -37,10 +40,25 @@ _CALLED_BACK = frozenset({"twilio", "meta", "simulator"})
 _ONE_TEXT = frozenset({"sms", "whatsapp", "telegram"})
 
 
-class Composer:
-    """Makes messages."""
+class Rendered(NamedTuple):
+    """Words that a type of notification has for a mail. html: a fragment for the layout of all mails."""
 
-    def __init__(self, vault: Vault, settings: LinkSettings) -> None:
+    title: str
+    text: str
+    html: str | None
+
+
+#: The content, the person's language, and what a link without a host belongs to.
+Renderer = Callable[[Content, str | None, str | None], Rendered]
+
+
+class Composer:
+    """Makes messages. renderers: of types that have mails of their own."""
+
+    def __init__(
+        self, vault: Vault, settings: LinkSettings, renderers: Mapping[str, Renderer] | None = None
+    ) -> None:
+        self._renderers = renderers or {}
         self._vault = vault
         self._public_url = settings.public_url
         self._site_url = settings.site_url or settings.public_url
@@ -64,14 +82,20 @@ class Composer:
                 callback = callback_url(
                     self._public_url, self._vault, provider, claimed.tenant_id, claimed.id
                 )
+        locale = recipient.locale if recipient is not None else None
+        title, text, html = content.title, content.message, None
+        renderer = self._renderers.get(content.notification_type) if claimed.channel == "email" else None
+        if renderer is not None and claimed.edited is None:
+            title, text, html = renderer(content, locale, self._site_url)
         return Message(
             tenant_id=claimed.tenant_id,
             delivery_id=claimed.id,
             attempt=claimed.attempt,
             reference=str(claimed.id),
             address=address,
-            title=_title(claimed.channel, content.title, content.message),
-            text=content.message,
+            title=_title(claimed.channel, title, text),
+            text=text,
+            html=html,
             notification_id=content.id,
             notification_type=content.notification_type,
             priority=content.priority,
@@ -81,7 +105,7 @@ class Composer:
             expires_at=content.expires_at,
             recipient_id=claimed.user_id,
             recipient_name=recipient.name if recipient is not None else None,
-            locale=recipient.locale if recipient is not None else None,
+            locale=locale,
             unsubscribe_url=unsubscribe,
             callback_url=callback,
             home=self._site_url,

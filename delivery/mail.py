@@ -236,13 +236,20 @@ def _text(message: Message) -> str:
 
 def _html(message: Message) -> str:
     language = (message.locale or "").replace("_", "-")
+    if message.html is not None:
+        return _page(message, language, message.html)
     paragraphs = re.split(r"\n{2,}", message.text.replace("\r\n", "\n").replace("\r", "\n").strip("\n"))
+    text = "".join(
+        f'<p dir="auto">{escape(paragraph).replace(chr(10), "<br>")}</p>' for paragraph in paragraphs
+    )
+    return _page(message, language, text)
+
+
+def _page(message: Message, language: str, text: str) -> str:
     return _PAGE.format(
         language=escape(language if _LANGUAGE.fullmatch(language) else "en"),
         title=escape(message.title),
-        text="".join(
-            f'<p dir="auto">{escape(paragraph).replace(chr(10), "<br>")}</p>' for paragraph in paragraphs
-        ),
+        text=text,
         action=_link(_ACTION, message.action_url),
         unsubscribe=_link(_UNSUBSCRIBE, message.unsubscribe_url),
     )

@@ -34,6 +34,9 @@ from delivery.ingest import Ingest
 from delivery.revocations_store import RevocationStore
 from delivery.store import Notifications
 from delivery.tickets_store import Tickets
+from digest.job import DigestJob
+from digest.rendering import words
+from digest.store import Digests
 from hub.broker import MemoryBroker
 from hub.envelope import Envelope, Seal
 from hub.history_postgres import PostgresHistory
@@ -164,6 +167,7 @@ async def serving(dsn: str, *, push: PushSettings | None = None) -> AsyncIterato
 
         vault = Vault({"test": b"v" * 32})
         pushing = await open_push(push or PushSettings(), opened, vault, clock, stack)
+        digests = Digests(opened)
         services = Services(
             settings=ApiSettings(),
             clock=clock,
@@ -179,6 +183,8 @@ async def serving(dsn: str, *, push: PushSettings | None = None) -> AsyncIterato
             node=node,
             peers=Peers(status, hub.publish_control, clock),
             presence=presence,
+            digests=digests,
+            digest_job=DigestJob(opened, digests, hub, words, clock),
             delivery=delivering(opened, hub, vault, clock, push=pushing),
             health=Health(
                 [database(opened), broker(fan_out), epoch(history, lambda: hub.epoch)],

@@ -135,14 +135,14 @@ class OptOuts(Answer):
 
 async def show(call: Call) -> Response:
     """One's own, or with `user_id` those of somebody for whom the caller may act."""
-    user_id = _whose(call, query(call, PersonQuery).user_id)
+    user_id = whose(call, query(call, PersonQuery).user_id)
     wishes = await call.services.delivery.preferences.of_person(call.identity.tenant_id, user_id)
     return answer(_shown(user_id, wishes))
 
 
 async def replace(call: Call) -> Response:
     """In place of all that the person had set."""
-    user_id = _whose(call, query(call, PersonQuery).user_id)
+    user_id = whose(call, query(call, PersonQuery).user_id)
     wanted = await read(call, NewMatrix)
     identity = call.identity
     wishes = await call.services.delivery.preferences.replace_of_person(
@@ -169,14 +169,14 @@ async def replace_tenant(call: Call) -> Response:
 
 async def opt_outs(call: Call) -> Response:
     """One's own, or with `user_id` those of somebody for whom the caller may act."""
-    user_id = _whose(call, query(call, PersonQuery).user_id)
+    user_id = whose(call, query(call, PersonQuery).user_id)
     found = await call.services.delivery.preferences.opt_outs(call.identity.tenant_id, user_id)
     return answer(OptOuts(opt_outs=[_opt_out(one) for one in found]))
 
 
 async def opt_out(call: Call) -> Response:
     """Send no more of something. 200 where it stood already; its reason and its time stay as they were."""
-    user_id = _whose(call, query(call, PersonQuery).user_id)
+    user_id = whose(call, query(call, PersonQuery).user_id)
     wanted = await read(call, NewOptOut)
     identity = call.identity
     stored, is_new = await call.services.delivery.preferences.opt_out(
@@ -188,7 +188,7 @@ async def opt_out(call: Call) -> Response:
 async def lift(call: Call) -> Response:
     """Send it again from now on. Unsubscribe links from before are refused, where one had brought it about."""
     named = query(call, OptOutQuery)
-    user_id = _whose(call, named.user_id)
+    user_id = whose(call, named.user_id)
     identity = call.identity
     await call.services.delivery.preferences.lift(
         identity.tenant_id, user_id, named.scope, named.value, actor=actor_of(identity)
@@ -279,7 +279,7 @@ def operations() -> tuple[Operation, ...]:
 _EXAMPLE = {"*": {"email": False}, "billing.invoice-due": {"email": True}}
 
 
-def _whose(call: Call, user_id: str | None) -> str:
+def whose(call: Call, user_id: str | None) -> str:
     """The person that a request is about. Raises InsufficientScope for somebody else's without the scope."""
     if user_id is None or user_id == call.identity.user_id:
         return call.identity.user_id

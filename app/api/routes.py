@@ -15,6 +15,7 @@ from app.api import (
     broadcasts,
     channels,
     deliveries,
+    digest,
     docs,
     endpoints,
     events,
@@ -469,4 +470,5 @@ def _delivery() -> list[Operation]:
         *sandbox.operations(),
         *push.operations(),
         *audit.operations(),
+        *digest.operations(),
     ]

@@ -17,6 +17,8 @@ from delivery.ingest import Ingest
 from delivery.revocations_store import RevocationStore
 from delivery.store import Notifications
 from delivery.tickets_store import Tickets
+from digest.job import DigestJob
+from digest.store import Digests
 from hub.limits import Rate
 from hub.node import Node
 from hub.peers import Peers
@@ -55,5 +57,7 @@ class Services:
     peers: Peers
     presence: Presence
     delivery: Delivering
+    digests: Digests
+    digest_job: DigestJob
     health: Health
     metrics: Metrics

@@ -1,0 +1,213 @@
+"""
+(pure) A digest in a person's language: its title, its first line, and the inside of a mail as text and as HTML.
+
+Dates, plural forms and names of zones are CLDR's (Babel). A language without texts of ours reads English. The HTML holds no script, no picture and no address but the items' own links.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from functools import cache
+from html import escape
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urljoin
+
+import msgspec
+from babel import Locale, UnknownLocaleError
+from babel.dates import format_date, format_time, get_timezone, get_timezone_location
+from babel.numbers import format_decimal
+
+from digest.summary import Digest
+
+LANGUAGES = ("en", "de", "fr", "es", "ar", "sw")
+
+Plural = Mapping[str, str]
+
+
+class _Listed(msgspec.Struct):
+    title: str
+    message: str
+    action_url: str | None
+
+
+class _OfType(msgspec.Struct):
+    count: int
+    notifications: list[_Listed]
+
+
+class _Summary(msgspec.Struct):
+    total_notifications: int
+    unread_notifications: int
+    priority_breakdown: dict[str, int]
+
+
+class _Document(msgspec.Struct):
+    date: date
+    summary: _Summary
+    notifications_by_type: dict[str, _OfType]
+    top_notifications: list[_Listed]
+    overflow_count: int
+    timezone: str
+    next_run_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """A digest as a mail. html: a fragment, which goes into the layout of all mails."""
+
+    subject: str = field(repr=False)
+    text: str = field(repr=False)
+    html: str = field(repr=False)
+
+
+def is_document(document: Mapping[str, Any]) -> bool:
+    """Whether this is a digest of ours: anybody who may submit notifications may call one so."""
+    try:
+        msgspec.convert(document, _Document)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
+def words(digest: Digest, locale: str | None) -> tuple[str, str]:
+    """What a digest is called, and one line that says what is in it: for inbox, push, SMS and chats."""
+    return _title(digest.document, locale), _first_line(digest.document, locale)
+
+
+def mail(document: Mapping[str, Any], locale: str | None, *, site_url: str | None = None) -> Mail:
+    """
+    document: of digest.summary, perhaps cut. site_url: what a link without a host belongs to; None: such links
+    are left out.
+    """
+    subject = _title(document, locale)
+    first = _first_line(document, locale)
+    top: Sequence[Mapping[str, Any]] = document["top_notifications"]
+    types: Mapping[str, Mapping[str, Any]] = document["notifications_by_type"]
+    closing = _closing(document, locale)
+    say = _texts(locale)
+    lines = [first, "", say["most_important"], ""]
+    for item in top:
+        lines += [f"* {item['title']}", *([f"  {item['message']}"] if item["message"] else [])]
+        if (link := _link(item["action_url"], site_url)) is not None:
+            lines.append(f"  {link}")
+    lines += ["", say["by_type"], ""]
+    lines += [f"* {name}: {_number(locale, one['count'])}" for name, one in types.items()]
+    lines += ["", *closing]
+    direction = "rtl" if _babel(locale).character_order == "right-to-left" else "ltr"
+    html = "".join(
+        [
+            f'<div dir="{direction}">',
+            f"<p>{escape(first)}</p>",
+            f'<h2 style="{_H2}">{escape(say["most_important"])}</h2>' if top else "",
+            *(_row(item, site_url, say["open"]) for item in top),
+            f'<h2 style="{_H2}">{escape(say["by_type"])}</h2>',
+            *(
+                f'<p style="{_LINE}"><bdi>{escape(name)}</bdi>: {escape(_number(locale, one["count"]))}</p>'
+                for name, one in types.items()
+            ),
+            *(f'<p style="{_QUIET}">{escape(line)}</p>' for line in closing),
+            "</div>",
+        ]
+    )
+    return Mail(subject, "\n".join(lines) + "\n", html)
+
+
+def _title(document: Mapping[str, Any], locale: str | None) -> str:
+    day = date.fromisoformat(document["date"])
+    title: str = _texts(locale)["title"]
+    return title.format(date=format_date(day, "full", locale=_babel(locale)))
+
+
+def _first_line(document: Mapping[str, Any], locale: str | None) -> str:
+    summary = document["summary"]
+    parts = [_counted("total", summary["total_notifications"], locale)]
+    parts.append(_counted("unread", summary["unread_notifications"], locale))
+    if urgent := summary["priority_breakdown"].get("urgent", 0):
+        parts.append(_counted("urgent", urgent, locale))
+    return " · ".join(parts)
+
+
+def _closing(document: Mapping[str, Any], locale: str | None) -> list[str]:
+    say, babel = _texts(locale), _babel(locale)
+    lines = []
+    if document["overflow_count"]:
+        lines.append(_counted("more", document["overflow_count"], locale))
+    try:
+        zone = get_timezone(document["timezone"])
+    except LookupError:  # a zone that the data does not have any more
+        return lines
+    name = get_timezone_location(zone, locale=babel, return_city=True)
+    if document["next_run_at"] is not None:
+        at = datetime.fromisoformat(document["next_run_at"].replace("Z", "+00:00")).astimezone(zone)
+        day, clock = (
+            format_date(at.date(), "long", locale=babel),
+            format_time(at, "short", tzinfo=zone, locale=babel),
+        )
+        lines.append(say["next"].format(date=day, time=clock))
+    lines.append(say["zone"].format(zone=f"{name} ({_offset(zone, document)})"))
+    return lines
+
+
+def _offset(zone: Any, document: Mapping[str, Any]) -> str:
+    """Beside UTC on that day, as in UTC+05:45."""
+    day = date.fromisoformat(document["date"])
+    noon = datetime(day.year, day.month, day.day, 12, tzinfo=zone)
+    offset = noon.utcoffset() or timedelta(0)
+    minutes = round(offset.total_seconds() / 60)
+    sign = "-" if minutes < 0 else "+"
+    return f"UTC{sign}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+
+
+def _row(item: Mapping[str, Any], site_url: str | None, opened: str) -> str:
+    link = _link(item["action_url"], site_url)
+    title = f'<strong dir="auto">{escape(item["title"])}</strong>'
+    message = f'<div dir="auto" style="{_TEASER}">{escape(item["message"])}</div>' if item["message"] else ""
+    anchor = f'<a href="{escape(link)}" style="{_LINK}">{escape(opened)}</a>' if link is not None else ""
+    return f'<div style="{_ITEM}">{title}{message}{anchor}</div>'
+
+
+def _link(action_url: str | None, site_url: str | None) -> str | None:
+    if action_url is None or action_url.startswith("https://"):
+        return action_url
+    return urljoin(site_url, action_url) if site_url is not None and action_url.startswith("/") else None
+
+
+def _counted(name: str, count: int, locale: str | None) -> str:
+    forms: Plural = _texts(locale)[name]
+    form = _babel(locale).plural_form(count)
+    return forms.get(form, forms["other"]).format(n=_number(locale, count))
+
+
+def _number(locale: str | None, number: int) -> str:
+    return format_decimal(number, locale=_babel(locale))
+
+
+@cache
+def _babel(locale: str | None) -> Locale:
+    """The person's locale with its region, where it is of a language of ours; else English."""
+    tag = locale or "en"
+    while tag:
+        try:
+            known = Locale.parse(tag, sep="-")
+            return known if known.language in LANGUAGES else Locale("en")
+        except (UnknownLocaleError, ValueError):
+            tag = tag.rpartition("-")[0]
+    return Locale("en")
+
+
+@cache
+def _texts(locale: str | None) -> Mapping[str, Any]:
+    text = files("digest").joinpath("texts", f"{_babel(locale).language}.json").read_bytes()
+    texts: Mapping[str, Any] = msgspec.json.decode(text)
+    return texts
+
+
+_H2 = "font-size:16px;margin:24px 0 8px"
+_LINE = "margin:2px 0"
+_ITEM = "border:1px solid #8886;border-radius:8px;padding:12px 14px;margin:0 0 10px"
+_TEASER = "margin:4px 0"
+_LINK = "display:inline-block;margin-top:4px"
+_QUIET = "margin:12px 0 0;font-size:13px;opacity:.75"
