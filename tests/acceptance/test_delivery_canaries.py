@@ -426,8 +426,7 @@ async def test_nobodys_address_word_or_key_is_told_by_any_way_out(
         told.texts["sandbox metrics"] = (await node.ask("GET", "/metrics", as_=admin())).text
 
     # The flows were those that they are meant to be.
-    assert WORDS in captured["messages"][0]["text"]
-    assert "dry run" in told.texts
+    assert any(WORDS in one["text"] for one in captured["messages"])
     assert "send by" in told.texts["dry run"]
     assert told.statuses >= {200, 201, 401, 404, 409, 422}, told.statuses
     for event in ("NOTIFY_SEND_FAIL", "NOTIFY_SEND_OK", "NOTIFY_WORKER_ERROR"):
