@@ -1,4 +1,4 @@
-// One run of web-push from npm; see push_sending.py. Prints what it took.
+// One run of web-push from npm; see sending.py. Prints what it took.
 const [modules, ca, port, pushes, warmUp, inFlight, payload] = process.argv.slice(2);
 const fs = require("node:fs");
 const https = require("node:https");

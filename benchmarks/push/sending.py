@@ -1,11 +1,10 @@
 """
-python -m benchmarks.push_sending [--rounds 5] [--node-modules DIR] [--json FILE]
-
 Pushes end to end: encrypted, signed, and answered with 201 over TLS on kept connections by an endpoint in a process
-of its own. Beside us pywebpush (`webpush_async`, one shared session) and web-push from npm (an agent that keeps
-connections), round by round; then four of our processes at once beside one.
+of its own. CPU time of the sender, each run in a process of its own.
 
-What is compared is pushes per second of processor time of the sender, so that neighbours on the machine matter little.
+Beside us `pywebpush.webpush_async` over one shared session, with its key as text (as its README has it) and as an
+object prepared beforehand; npm's web-push with an agent that keeps connections; and four of our processes at once,
+which should cost no more for each push than one.
 """
 
 from __future__ import annotations
@@ -13,14 +12,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import shutil
 import ssl
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple, cast
@@ -31,12 +30,19 @@ import uvloop
 from py_vapid import Vapid  # type: ignore[import-untyped]  # it has no types
 from pywebpush import webpush_async  # type: ignore[import-untyped]  # it has no types
 
+from benchmarks.push.part import Part, Target, microseconds, ratio
 from core.clock import SystemClock
 from push.keys import PushSettings, VapidKey, new_key, private_text
 from push.sender import PushSender, SenderSettings
 from push.subscription import Subscription
+from tests.conformance.npm import prepare
 from tests.providers.certificates import certificate
 from tests.push_browser import Browser, text
+
+FRESH, SHARED = "carillon, a key per message", "carillon, a key per 256 messages"
+FOUR = "carillon, four processes at once"
+REFERENCE, PREPARED = "pywebpush", "pywebpush, its key prepared"
+NODE = "npm web-push"
 
 HOST = "push.example"
 IN_FLIGHT = 64
@@ -45,7 +51,7 @@ BROWSERS = 200
 WARM_UP = 300
 
 #: Pushes of one run: enough for a second or two of each.
-PUSHES = {"ours": 4000, "pywebpush": 1200, "pywebpush, key prepared": 1200, "npm web-push": 500}
+PUSHES = {FRESH: 4000, SHARED: 4000, REFERENCE: 1200, PREPARED: 1200, NODE: 500}
 
 
 #: As long as those of the push services of browsers.
@@ -63,10 +69,6 @@ class Ran(NamedTuple):
     pushes: int
     cpu: float
     wall: float
-
-    @property
-    def rate(self) -> float:
-        return self.pushes / self.cpu
 
 
 # --- the endpoint, in a process of its own ---------------------------------------------------------------------------
@@ -121,11 +123,12 @@ async def _run(send: Callable[[int], Awaitable[None]], pushes: int) -> Ran:
     return Ran(pushes, time.process_time() - cpu, time.perf_counter() - wall)
 
 
-async def _ours(folder: Path, port: int, key: VapidKey, pushes: int) -> Ran:
+async def _ours(folder: Path, port: int, key: VapidKey, pushes: int, *, batch: int = 1) -> Ran:
     settings = PushSettings(
         vapid_email="push@example.org",
         resolve=frozenset({f"https://{HOST}=127.0.0.1:{port}"}),
         ca_file=folder / "loopback.pem",
+        batch_key=batch,
     )
     subscriptions = [
         Subscription(
@@ -197,105 +200,117 @@ async def _webpush_async(folder: Path, port: int, key: Any, pushes: int) -> Ran:
         return await _run(send, pushes)
 
 
-SENDERS = {"ours": _ours, "pywebpush": _pywebpush, "pywebpush, key prepared": _pywebpush_prepared}
+SENDERS: Mapping[str, Callable[[Path, int, VapidKey, int], Coroutine[Any, Any, Ran]]] = {
+    FRESH: _ours,
+    SHARED: partial(_ours, batch=256),
+    REFERENCE: _pywebpush,
+    PREPARED: _pywebpush_prepared,
+}
+
+
+# --- the comparison --------------------------------------------------------------------------------------------------
+
+
+def run(rounds: int) -> str:
+    """The table and verdicts of so many interleaved rounds."""
+    modules = _modules()
+    ran: dict[str, list[Ran]] = {name: [] for name in (*PUSHES, FOUR) if name != NODE or modules}
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        with _endpoint(folder) as port:
+            for _ in range(rounds):
+                for name in PUSHES:
+                    if name in ran:
+                        ran[name].append(_end(_start(name, folder, port, modules)))
+                four = [_end(one) for one in [_start(FRESH, folder, port, None) for _ in range(4)]]
+                together = Ran(
+                    sum(one.pushes for one in four),
+                    sum(one.cpu for one in four),
+                    max(one.wall for one in four),
+                )
+                ran[FOUR].append(together)
+    return "\n".join(_lines(ran))
+
+
+def _lines(ran: Mapping[str, Sequence[Ran]]) -> Iterator[str]:
+    costs = {name: [one.cpu / one.pushes for one in runs] for name, runs in ran.items()}
+    yield "| sender | µs per push | per CPU-second | per second | × pywebpush | × prepared |"
+    yield "|---|---|---|---|---|---|"
+    for name, runs in ran.items():
+        rate = 1 / median(costs[name])
+        wall = median(one.pushes / one.wall for one in runs)
+        beside = f"{ratio(costs, name, REFERENCE):.2f} | {ratio(costs, name, PREPARED):.2f}"
+        yield f"| {name} | {microseconds(costs[name])} | {rate:,.0f} | {wall:,.0f} | {beside} |"
+    yield ""
+    yield Target("end to end beside webpush_async with a shared session", 3.0).line(
+        ratio(costs, FRESH, REFERENCE)
+    )
+    if NODE in ran:
+        yield Target("end to end beside npm's web-push on kept connections", 8.0).line(
+            ratio(costs, FRESH, NODE)
+        )
+    else:
+        yield f"- {NODE} is left out: node or its packages are missing (tests/conformance/npm)"
+    yield Target("four processes at once: what a push costs in one, as a share of it", 0.85).line(
+        ratio(costs, FOUR, FRESH)
+    )
+
+
+def _modules() -> Path | None:
+    """Where npm's web-push is; None where it is not."""
+    try:
+        prepare.prepare()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return Path(prepare.MODULES)
+
+
+@contextmanager
+def _endpoint(folder: Path) -> Iterator[int]:
+    with subprocess.Popen(
+        [sys.executable, "-m", __spec__.name, "--serve", str(folder)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
 
 
 def _start(name: str, folder: Path, port: int, modules: Path | None) -> subprocess.Popen[str]:
-    if name == "npm web-push":
+    if name == NODE:
         command = [
-            "node", str(Path(__file__).with_suffix(".cjs")), str(modules), str(folder / "loopback.pem"), str(port),
+            "node", str(Path(__file__).with_name("sending.cjs")), str(modules), str(folder / "loopback.pem"), str(port),
             str(PUSHES[name]), str(WARM_UP), str(IN_FLIGHT), PAYLOAD.decode(),
         ]  # fmt: skip
     else:
-        command = [sys.executable, "-m", "benchmarks.push_sending", "--send", name, str(folder), str(port)]
+        command = [sys.executable, "-m", __spec__.name, "--send", name, str(folder), str(port)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def _end(process: subprocess.Popen[str]) -> Ran:
     said, _ = process.communicate(timeout=300)
     if process.returncode:
-        raise SystemExit(f"a sender ended with {process.returncode}")
+        raise RuntimeError(f"a sender ended with {process.returncode}")
     return Ran(**json.loads(said))
 
 
-# --- the comparison --------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _endpoint(folder: Path) -> Iterator[int]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.push_sending", "--serve", str(folder)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        yield int(process.stdout.readline())
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _compare(rounds: int, modules: Path | None) -> dict[str, list[Ran]]:
-    names = [name for name in PUSHES if name in SENDERS or modules is not None]
-    ran: dict[str, list[Ran]] = {name: [] for name in [*names, "ours, 4 at once"]}
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
-        with _endpoint(folder) as port:
-            for _ in range(rounds):
-                for name in names:
-                    ran[name].append(_end(_start(name, folder, port, modules)))
-                four = [_end(one) for one in [_start("ours", folder, port, None) for _ in range(4)]]
-                together = Ran(
-                    sum(one.pushes for one in four),
-                    sum(one.cpu for one in four),
-                    max(one.wall for one in four),
-                )
-                ran["ours, 4 at once"].append(together)
-    return ran
-
-
-def _print(ran: dict[str, list[Ran]]) -> None:
-    print("| sender | pushes per CPU second | µs per push | wall pushes/s | ours is … times |")
-    print("|---|---|---|---|---|")
-    for name, runs in ran.items():
-        rates = sorted(one.rate for one in runs)
-        ratio = median(ours.rate / one.rate for ours, one in zip(ran["ours"], runs, strict=True))
-        wall = median(one.pushes / one.wall for one in runs)
-        print(
-            f"| {name} | {median(rates):,.0f} ({rates[0]:,.0f}-{rates[-1]:,.0f}) | {1e6 / median(rates):,.0f} "
-            f"| {wall:,.0f} | {ratio:.2f} |"
-        )
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.push_sending")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--node-modules", type=Path, help="where npm has put web-push; without it, npm's is left out"
-    )
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--send", nargs=3, help=argparse.SUPPRESS)
+def main() -> None:
+    """What the processes do that the comparison starts."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--serve", type=Path)
+    parser.add_argument("--send", nargs=3, metavar=("NAME", "FOLDER", "PORT"))
     options = parser.parse_args()
-    if options.serve or options.send:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            if options.serve:
-                runner.run(_serve(options.serve))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        if options.serve:
+            runner.run(_serve(options.serve))
+        else:
             name, folder, port = options.send
             ran = runner.run(SENDERS[name](Path(folder), int(port), new_key(), PUSHES[name]))
-        print(json.dumps(ran._asdict()))
-        return 0
-    modules = options.node_modules if shutil.which("node") else None
-    if modules is None:
-        print("npm web-push is left out: give --node-modules, and have node")
-    results = _compare(options.rounds, modules and modules.resolve())
-    _print(results)
-    if options.json:
-        kept = {name: [one._asdict() for one in runs] for name, runs in results.items()}
-        options.json.write_text(json.dumps(kept, indent=1))
-    return 0
+            print(json.dumps(ran._asdict()))
 
+
+PART = Part("sending", "Pushes end to end", run)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
