@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
@@ -161,7 +161,7 @@ class Subscriptions:
     async def replace(self, endpoint: str, auth: bytes, offer: Offer, current_key_id: str) -> Device:
         """
         The browser has given itself another subscription while nobody was signed in: whoever knows the old endpoint
-        and its secret is that browser.
+        and its secret is that browser. It keeps its name, and what its page has said of it.
 
         Raises ServiceError (not_found) for an endpoint that is not known, and for another secret.
         """
@@ -173,7 +173,12 @@ class Subscriptions:
                     raise not_found("subscription")
                 if endpoint != offer.endpoint:
                     await connection.execute(SQL["end"], row["tenant_id"], row["id"], "replaced")
-                device = await self._put(connection, row["tenant_id"], row["user_id"], offer, current_key_id)
+                same = replace(
+                    offer, user_agent=row["user_agent"], device_info=json.loads(row["device_info"])
+                )
+                device = await self._put(
+                    connection, row["tenant_id"], row["user_id"], same, current_key_id, row["name"]
+                )
                 if device is not None:
                     return device
         raise ServiceError("unavailable", "This browser subscribes from several places.", retry_after=1)
@@ -305,12 +310,18 @@ class Subscriptions:
     # --- within ---
 
     async def _put(
-        self, connection: Connection, tenant_id: str, user_id: str, offer: Offer, current_key_id: str
+        self,
+        connection: Connection,
+        tenant_id: str,
+        user_id: str,
+        offer: Offer,
+        current_key_id: str,
+        name: str | None = None,
     ) -> Device | None:
         """None: another request was quicker, begin again."""
         hashed = self._hash(offer.endpoint)
         row = await connection.fetchrow(SQL["hold"], hashed)
-        key_id, name = offer.vapid_key_id or current_key_id, None
+        key_id = offer.vapid_key_id or current_key_id
         if row is not None:
             stored = self._opened(row)
             is_same = stored is not None and _is_same(stored, offer)

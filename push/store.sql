@@ -2,7 +2,7 @@
 -- The subscription that a browser has now, held until the transaction ends. An endpoint belongs to one browser in the
 -- whole world, so this asks for no tenant. Leans on idx_push_subscriptions_endpoint.
 --   $1 endpoint hash bytea
-SELECT tenant_id, id, user_id, endpoint, origin, vapid_key_id FROM push_subscriptions
+SELECT tenant_id, id, user_id, endpoint, origin, vapid_key_id, name, user_agent, device_info FROM push_subscriptions
 WHERE endpoint_hash = $1 AND is_active
 FOR UPDATE;
 
