@@ -17,7 +17,7 @@ from delivery.capacity import Capacity
 from delivery.channel import Channel
 from delivery.composing import Composer, Rendered
 from delivery.endpoints_store import Endpoints
-from delivery.facts import FactsReader, Looking, nobody_looks
+from delivery.facts import FactsReader, Looking, Unread, nobody_counts, nobody_looks
 from delivery.outbox import Outbox
 from delivery.recording import Recorder
 from delivery.worker import Observer, Worker
@@ -42,8 +42,9 @@ def worker(
     observer: Observer,
     clock: Clock,
     looking: Looking = nobody_looks,
+    unread: Unread = nobody_counts,
 ) -> Worker:
-    """A worker that has not begun. looking: who has the application before their eyes is not pushed to."""
+    """A worker that has not begun. looking: who has the application before their eyes is not pushed to. unread: for badges."""
     name = f"{settings.process.node}-{secrets.token_hex(4)}"
     made: Worker
 
@@ -54,7 +55,7 @@ def worker(
         name=name,
         outbox=Outbox(database, name, settings.worker.lease),
         facts=FactsReader(
-            database, vault, [one.name for one in channels.values() if one.is_configured], looking
+            database, vault, [one.name for one in channels.values() if one.is_configured], looking, unread
         ),
         endpoints=Endpoints(database, vault, clock),
         broadcasts=Broadcasts(database, settings.broadcasts),

@@ -65,6 +65,7 @@ class Message:
 
     Of push: home: where the application is; None: where the page is. collapse_key: what has the same one replaces
     it. privacy: how much may be seen of it. reads: notifications that were read elsewhere and may still be shown.
+    unread: how many are not read, for a badge; None: not counted.
     """
 
     tenant_id: str
@@ -92,6 +93,7 @@ class Message:
     collapse_key: str | None = field(default=None, repr=False)
     privacy: Literal["full", "title_only", "private"] = "full"
     reads: tuple[UUID, ...] = ()
+    unread: int | None = None
 
 
 class Provider(Protocol):

@@ -112,6 +112,7 @@ class Composer:
             collapse_key=content.collapse_key,
             privacy=facts.privacy,
             reads=facts.reads,
+            unread=facts.unread,
         )
 
     def _link(self, channel: str, action_url: str | None) -> str | None:

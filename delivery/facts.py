@@ -16,7 +16,7 @@ from core.notification import Content
 from core.sql import load
 from core.vault import SealBroken, Vault
 from delivery.channel import Address
-from delivery.outbox import Claimed
+from delivery.outbox import CAMPAIGN_LANE, Claimed
 from delivery.policy import SYSTEM_RULE, Facts, OptOut, Rule, StoredAddress, StoredRecipient
 from hub.history_postgres import content
 
@@ -33,6 +33,15 @@ _Said: TypeAlias = tuple[Content, asyncpg.Record]
 Looking: TypeAlias = Callable[[str, str], Awaitable[bool]]
 
 
+#: How many notifications a person (tenant id, user id) has not read; None: not known.
+Unread: TypeAlias = Callable[[str, str], Awaitable[int | None]]
+
+
+async def nobody_counts(tenant_id: str, user_id: str) -> int | None:
+    """Where badges are not kept."""
+    return None
+
+
 async def nobody_looks(tenant_id: str, user_id: str) -> bool:
     """Where nobody knows who is there."""
     return False
@@ -42,13 +51,21 @@ class FactsReader:
     """Reads facts."""
 
     def __init__(
-        self, database: Database, vault: Vault, configured: Collection[str], looking: Looking = nobody_looks
+        self,
+        database: Database,
+        vault: Vault,
+        configured: Collection[str],
+        looking: Looking = nobody_looks,
+        unread: Unread = nobody_counts,
     ) -> None:
-        """configured: the channels that have a provider here. looking: asked once per batch and person."""
+        """
+        configured: the channels that have a provider here. looking, unread: asked once per batch and person.
+        """
         self._database = database
         self._vault = vault
         self._configured = frozenset(configured)
         self._looking = looking
+        self._unread = unread
 
     async def gather(self, deliveries: Sequence[Claimed]) -> list[Facts]:
         """
@@ -74,6 +91,7 @@ class FactsReader:
             notifications = {(row["tenant_id"], row["id"]): (content(row["id"], row), row) for row in said}
             pushed = await self._pushes(connection, pushes, notifications) if pushes else {}
         looking = await self._who_looks(pushes)
+        unread = await self._counted(pushes)
         return [
             self._facts(
                 claimed,
@@ -81,6 +99,7 @@ class FactsReader:
                 row,
                 pushed.get((claimed.tenant_id, claimed.id)),
                 is_looking=(claimed.tenant_id, claimed.user_id) in looking,
+                unread=unread.get((claimed.tenant_id, claimed.user_id)),
             )
             for claimed, row in zip(deliveries, people, strict=True)
         ]
@@ -106,6 +125,14 @@ class FactsReader:
         found = await asyncio.gather(*(self._looking(*person) for person in people))
         return {person for person, is_looking in zip(people, found, strict=True) if is_looking}
 
+    async def _counted(self, pushes: Sequence[Claimed]) -> dict[tuple[str, str | None], int | None]:
+        """For badges; not for what is for many, where counting would cost as much as sending."""
+        people = sorted(
+            {(one.tenant_id, one.user_id) for one in pushes if one.user_id and one.lane < CAMPAIGN_LANE}
+        )
+        counts = await asyncio.gather(*(self._unread(*person) for person in people))
+        return dict(zip(people, counts, strict=True))
+
     def _facts(
         self,
         claimed: Claimed,
@@ -114,6 +141,7 @@ class FactsReader:
         push: asyncpg.Record | None,
         *,
         is_looking: bool,
+        unread: int | None,
     ) -> Facts:
         says, stored = notification or (None, None)
         address_id, is_readable = None, True
@@ -140,6 +168,7 @@ class FactsReader:
             address_id=address_id,
             is_readable=is_readable,
             is_looking=is_looking,
+            unread=unread,
             privacy="full" if push is None or push["privacy"] is None else push["privacy"],
             reads=() if push is None else tuple(push["reads"] or ()),
         )

@@ -125,7 +125,7 @@ class Facts:
     open any more. addresses: of this channel, in the order in which they came to be.
 
     Of push alone: is_looking: the person has the application before their eyes. privacy: how much may be seen of it.
-    reads: notifications pushed lately that were read since.
+    reads: notifications pushed lately that were read since. unread: how many are not, for a badge; None: not counted.
     """
 
     now: datetime
@@ -144,6 +144,7 @@ class Facts:
     is_looking: bool = False
     privacy: Literal["full", "title_only", "private"] = "full"
     reads: tuple[UUID, ...] = ()
+    unread: int | None = None
 
     @property
     def notification_type(self) -> str:

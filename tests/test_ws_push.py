@@ -189,6 +189,7 @@ async def test_a_push_for_everybody_reaches_whoever_has_a_browser(pushing: Node,
 
     await pushing.metric_is("push_notifications_sent", lambda count: count == 2)
     assert [len(device.pushes) for device in devices] == [1, 1]
+    assert [json.loads(device.pushes[0].text)["app_badge"] for device in devices] == [1, 1]
 
 
 async def test_who_is_looking_sees_it_in_the_page_and_is_not_pushed_to(

@@ -21,7 +21,7 @@ from delivery.channels.simulator import Simulator, SimulatorSettings
 from delivery.composing import Composer, LinkSettings
 from delivery.conclusion import Conclusion, RetrySettings
 from delivery.endpoints_store import Endpoints
-from delivery.facts import FactsReader, Looking, nobody_looks
+from delivery.facts import FactsReader, Looking, Unread, nobody_counts, nobody_looks
 from delivery.outbox import Claimed, Outbox
 from delivery.policy import Facts
 from delivery.recipients_store import Introduction, Recipients
@@ -90,6 +90,7 @@ def a_worker(
     links: LinkSettings | None = None,
     failpoints: frozenset[str] = frozenset(),
     looking: Looking = nobody_looks,
+    unread: Unread = nobody_counts,
     **settings: Any,
 ) -> Worker:
     """A worker that has not begun."""
@@ -104,7 +105,7 @@ def a_worker(
         name=name,
         outbox=Outbox(database, name, given.lease),
         facts=FactsReader(
-            database, VAULT, [one.name for one in channels.values() if one.is_configured], looking
+            database, VAULT, [one.name for one in channels.values() if one.is_configured], looking, unread
         ),
         endpoints=Endpoints(database, VAULT, clock),
         broadcasts=Broadcasts(database),

@@ -211,6 +211,7 @@ class PushProvider:
             receipt=ticket.seal(self._vault, "push-receipt"),
             fetch=ticket.seal(self._vault, "push-fetch"),
             reads=message.reads,
+            unread=message.unread,
             privacy=message.privacy,
         )
 

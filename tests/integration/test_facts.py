@@ -405,6 +405,24 @@ async def test_facts_are_gathered_anew_at_each_attempt(stores: Stores) -> None:
     assert decide(await one(stores, delivery)).verdict == Drop("the notification is recalled", "cancelled")
 
 
+async def test_what_is_asked_of_pushes_goes_to_the_row_too(stores: Stores) -> None:
+    plan = await stores.query(
+        "EXPLAIN (FORMAT JSON) " + SQL["pushes"], [TENANT_ID], ["ada"], [uuid4()], ["iep_update"]
+    )
+
+    used = set(re.findall(r'"Index Name": "(\w+)"', plan[0][0]))
+    assert used == {
+        "idx_push_subscriptions_active",
+        "push_privacy_pkey",
+        "idx_notification_deliveries_user",
+        "notifications_pkey",
+        "notification_receipts_pkey",
+        "idx_stream_members_stream",
+        "idx_stream_events_inbox",
+    }
+    assert "Seq Scan" not in plan[0][0]
+
+
 async def test_every_lookup_goes_to_the_row_also_while_the_tables_look_empty(stores: Stores) -> None:
     plan = await stores.query(
         "EXPLAIN (FORMAT JSON) " + SQL["people"], [TENANT_ID], [uuid4()], ["ada"], ["email"]

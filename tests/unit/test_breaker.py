@@ -23,6 +23,13 @@ def test_five_failures_in_a_row_open_it_and_fewer_do_not() -> None:
     assert after(*[DOWN] * 4, Unknown(reason="reset")).verdict(NOW) == "probe"
 
 
+def test_trouble_of_one_receiver_says_nothing_about_the_account() -> None:
+    elsewhere = Retry(reason="503", elsewhere=True)
+
+    assert after(*[elsewhere] * 9, Unknown(reason="reset", elsewhere=True)).verdict(NOW) == "free"
+    assert after(*[DOWN] * 4, elsewhere, DOWN).verdict(NOW) == "probe"
+
+
 def test_one_answer_closes_it_whatever_it_says_about_the_message() -> None:
     opened = after(*[DOWN] * 5)
 

@@ -48,6 +48,21 @@ def concluded(outcome: Outcome, unknown: UnknownPolicy = "repeat", **members: An
     return conclude(claimed(**members), outcome, unknown, SETTINGS, jitter, is_probe=is_probe)
 
 
+def test_what_receipts_have_said_before_the_answer_counts() -> None:
+    assert concluded(Sent(reached="delivered")).state == "delivered"
+    assert concluded(Sent(reached="read")).outcome == "sent"
+
+
+@pytest.mark.parametrize("kind", [Retry, Unknown])
+def test_what_was_partly_sent_ends_as_sent(kind: type[Retry] | type[Unknown]) -> None:
+    partly = kind(reason="one browser is away", partly=True)
+
+    assert concluded(partly, retries=3).wait is not None
+    last = concluded(partly, retries=4)
+    assert (last.state, last.outcome, last.wait) == ("sent", "sent", None)
+    assert concluded(kind(reason="away"), retries=4).state == "failed"
+
+
 def test_what_was_sent_is_finished_and_keeps_the_providers_name_for_it() -> None:
     assert concluded(Sent(provider_ref="SM1")) == Conclusion(state="sent", outcome="sent", provider_ref="SM1")
 

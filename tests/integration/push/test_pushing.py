@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
 
+from core.identity import Identity
 from push.keys import PushSettings, VapidKey
 from push.payload import words
+from push.store import SQL
 from tests.api import TENANT, Edge, admin, person, serving
 from tests.providers.push_service import Device, PushService, Say, Silence
 from tests.workers import Seen, a_worker, channel
@@ -671,6 +673,32 @@ async def test_reading_everything_is_carried_too(town: Town):
     await town.push(title="Last")
 
     assert browser.told[-1]["reads"] == ids[::-1]
+
+
+async def test_the_badge_says_how_many_are_unread(town: Town):
+    async def unread(tenant_id: str, user_id: str) -> int:
+        return (await town.edge.services.inbox.counts(Identity(tenant_id=tenant_id, user_id=user_id))).unread
+
+    browser = await town.subscribe()
+    await town.edge.submit()
+    await town.edge.submit(channels=["in_app", "push"])
+
+    await town.work(unread=unread)
+
+    assert browser.said["app_badge"] == 2
+
+
+async def test_each_lookup_of_a_sender_goes_to_the_row(town: Town):
+    for query, arguments in (
+        ("waiting", [["school"], ["ada"], [uuid4()]]),
+        ("active_of", ["school", ["ada"]]),
+        ("record", [["school"], [uuid4()], [uuid4()], ["sent"], [201], [True], 5]),
+        ("report", ["school", uuid4(), uuid4(), "shown"]),
+        ("end_unseen", [timedelta(days=60), 100]),
+    ):
+        plan = await town.edge.rows("EXPLAIN (FORMAT JSON) " + SQL[query], *arguments)
+
+        assert "Seq Scan" not in plan[0][0], query
 
 
 # --- What browsers report --------------------------------------------------------------------------------------------
