@@ -510,15 +510,14 @@ const INBOX_CSS = `
 @media (hover: hover) {
   [part~="actions"] {
     position: absolute;
-    inset-block-start: .5rem;
+    inset-block-start: .375rem;
     inset-inline-end: .75rem;
-    padding: .125rem;
+    padding: .0625rem;
     border: 1px solid var(--_border);
     border-radius: .625rem;
     background: var(--_background);
-    box-shadow: var(--_shadow);
   }
-  [part~="item"]:not(:hover, :focus-within, .chosen) [part~="actions"] { opacity: 0; }
+  [part~="item"]:not(:hover, :focus-visible, :has(:focus-visible), .chosen) [part~="actions"] { opacity: 0; }
 }
 [part~="loading"], [part~="empty"], [part~="error"] { display: grid; gap: .25rem; justify-items: center; padding: 3rem 1.5rem; color: var(--_muted); text-align: center; }
 [part~="empty"] svg { width: 2.5rem; height: 2.5rem; margin-block-end: .5rem; fill: var(--_border); }
@@ -1107,11 +1106,10 @@ const TOASTS_CSS = `
 :host([position$="start"]) [part~="stack"] { inset-inline: 1.25rem auto; }
 [part~="toast"] {
   display: grid;
-  grid-template-columns: minmax(0, 1fr) auto;
-  gap: 0 .5rem;
+  grid-template-columns: .5rem minmax(0, 1fr) auto;
+  gap: 0 .75rem;
   padding: .75rem .625rem .75rem 1rem;
   border: 1px solid var(--_border);
-  border-inline-start: .25rem solid var(--_accent);
   border-radius: var(--_radius);
   background: var(--_background);
   color: var(--_text);
@@ -1120,7 +1118,9 @@ const TOASTS_CSS = `
 }
 [part~="toast"]:dir(rtl) { padding: .75rem 1rem .75rem .625rem; }
 [part~="toast"].linked { cursor: pointer; }
-[part~="toast"][data-priority="urgent"] { border-inline-start-color: var(--_urgent); }
+[part~="toast"]::before { grid-area: 1 / 1; width: .5rem; height: .5rem; margin-block-start: .5rem; border-radius: 50%; background: var(--_accent); content: ""; }
+[part~="toast"][data-priority="urgent"] { border-color: var(--_urgent); }
+[part~="toast"][data-priority="urgent"]::before { background: var(--_urgent); }
 [part~="title"] { overflow-wrap: anywhere; }
 [part~="message"] {
   display: -webkit-box;
@@ -1131,7 +1131,8 @@ const TOASTS_CSS = `
   -webkit-box-orient: vertical;
   -webkit-line-clamp: 4;
 }
-[part~="dismiss"] { grid-area: 1 / 2 / span 2; align-self: start; }
+[part~="toast"] > :is([part~="title"], [part~="message"]) { grid-column: 2; }
+[part~="dismiss"] { grid-area: 1 / 3 / span 2; align-self: start; }
 @keyframes in { from { opacity: 0; translate: 0 .5rem; } }
 `;
 
@@ -1275,13 +1276,14 @@ export class NotifyToasts extends NotifyElement {
 // -- Preferences --------------------------------------------------------------------------------------
 
 const PREFERENCES_CSS = `
-[part~="preferences"] { display: grid; gap: 1.25rem; }
+[part~="preferences"] { display: grid; grid-template-columns: minmax(0, 1fr); gap: 1.25rem; }
 [part~="preferences"]:focus { outline: none; }
-section { display: grid; gap: .5rem; }
+section { display: grid; grid-template-columns: minmax(0, 1fr); gap: .5rem; }
 .scroll { overflow-x: auto; }
 table { width: 100%; border-collapse: collapse; font-size: .9375rem; }
-th { padding: .5rem .5rem; font-weight: 500; text-align: start; overflow-wrap: anywhere; }
-thead th { color: var(--_muted); font-size: .8125rem; text-align: center; }
+th { padding: .5rem; font-weight: 500; text-align: start; }
+thead th { color: var(--_muted); font-size: .8125rem; text-align: center; white-space: nowrap; }
+tbody th { min-width: 7rem; padding-inline-start: 0; overflow-wrap: anywhere; }
 td { padding: .375rem .5rem; text-align: center; }
 tbody tr { border-block-start: 1px solid var(--_border); }
 ul { list-style: none; }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from app.console import POLICY, console_routes
@@ -60,6 +60,7 @@ class ElementsServer(SdkServer):
         super().__init__()
         self.html = PAGE.format(body=body, lang=lang, dir=direction)
         self.script = SCRIPT + script
+        self.style = STYLE
         self.refuses_list = False
         self.next_cursor: str | None = None
         self.matrix: dict[str, dict[str, bool]] = {}
@@ -68,7 +69,8 @@ class ElementsServer(SdkServer):
     def routes(self) -> list[BaseRoute]:
         ours = [
             Route("/", lambda _: HTMLResponse(self.html, headers={"Content-Security-Policy": POLICY})),
-            Route("/page.css", lambda _: Response(STYLE, media_type="text/css")),
+            Route("/my-token", lambda _: PlainTextResponse("token")),
+            Route("/page.css", lambda _: Response(self.style, media_type="text/css")),
             Route("/page.js", lambda _: Response(self.script, media_type="text/javascript")),
             Route("/api/v1/notifications", self._page),
             Route("/api/v1/notifications/read-all", self._read_all, methods=["POST"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -861,3 +862,150 @@ async def test_what_was_set_before_an_element_was_known_is_not_lost(stage):
 
     await expect(part(page, "badge")).to_have_text("1+")
     await expect(page.locator("notify-bell button").first).to_have_accessible_name("Post, 1+ unread")
+
+
+# -- what is written about them --------------------------------------------------------------------
+
+GUIDE = (ROOT / "docs/elements.md").read_text()
+MANIFEST = json.loads((ROOT / "static/custom-elements.json").read_text())
+DESCRIBED = {
+    declaration["tagName"]: declaration
+    for declaration in MANIFEST["modules"][0]["declarations"]
+    if declaration["kind"] == "class"
+}
+
+#: What a page of docs/elements.md shows once three notifications are there, in the order of the pages.
+SHOWN = [
+    ("notify-bell [part=badge]", "2"),
+    ("notify-inbox [part=count]", "2 unread"),
+    ("notify-bell [slot=header]", "Post"),
+    ("notify-inbox article.unread:first-child [part=title]", "Sign this"),
+    ("notify-inbox > p[slot^=item-]:last-child", "Welcome for Ada, open"),
+    ("notify-toasts [part~=toast] [part=title]", "Calm"),
+    ("notify-preferences tbody th", "Education plans"),
+    ("notify-bell [part=badge]", "2"),
+    ("notify-inbox [part=count]", "2 ongelezen berichten"),
+]
+
+
+def names(declaration: dict[str, Any], kind: str) -> set[str]:
+    return {str(one["name"]) for one in declaration.get(kind, ())}
+
+
+@pytest.mark.parametrize("number", range(len(SHOWN)))
+async def test_every_page_of_the_guide_does_what_it_says(stage, number):
+    html = re.findall(r"^```html\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    assert len(html) == len(SHOWN)
+    script = "".join(re.findall(r"<script type=\"module\">(.*?)</script>", html[number], re.DOTALL))
+    style = "".join(re.findall(r"<style>(.*?)</style>", html[number], re.DOTALL))
+    body = re.sub(r"<(script|style).*?</\1>", "", html[number], flags=re.DOTALL)
+    server = await stage.serve(body)
+    server.script = f"{script}\nwindow.broken = [];\ndocument.documentElement.dataset.ready = 'true';"
+    server.style += style
+    await filled(server, metadata={"student_name": "Ada"})
+    page = await stage.open(server)
+    where, what = SHOWN[number]
+    if "toast" in where:
+        peer = await server.peer(1)
+        assert peer.is_open
+        await server.notify(title="Quiet", priority="low")
+        await server.notify(title="Calm")
+    if "bell [slot" in where:
+        await page.locator("notify-bell button").first.click()
+        await expect(page).to_have_title("(2) School")
+    if "article" in where:
+        await part(page, "message").filter(has_text="On Sunday.").click()
+        await expect(page).to_have_title("Going to /calendar")
+
+    await expect(page.locator(where).first).to_have_text(what)
+
+
+async def test_the_manifest_the_types_and_the_code_are_equal(stage):
+    page = await stage.open(await stage.serve(""))
+    code = await page.evaluate(
+        """() => Object.fromEntries(["bell", "inbox", "toasts", "preferences"].map((name) => {
+            const kind = customElements.get(`notify-${name}`);
+            const fields = new Map();
+            for (let one = kind; one !== HTMLElement; one = Object.getPrototypeOf(one)) {
+                for (const [key, { get, set }] of Object.entries(Object.getOwnPropertyDescriptors(one.prototype))) {
+                    if (get) fields.set(key, Boolean(set));
+                }
+            }
+            const methods = Object.getOwnPropertyNames(kind.prototype).filter((key) => !fields.has(key));
+            const { observedAttributes: attributes } = kind;
+            return [kind.name, { tag: `notify-${name}`, fields: [...fields], methods, attributes: [...attributes] }];
+        }))"""
+    )
+    types = (ROOT / "static/elements.d.ts").read_text()
+    common = types.partition("interface NotifyElement")[2].partition("}")[0]
+
+    assert {of["tag"]: kind for kind, of in code.items()} == {
+        tag: one["name"] for tag, one in DESCRIBED.items()
+    }
+    for kind, of in code.items():
+        described = DESCRIBED[of["tag"]]
+        members = described["members"]
+        fields = {one["name"]: not one.get("readonly", False) for one in members if one["kind"] == "field"}
+        methods = {one["name"] for one in members if one["kind"] == "method"}
+        declared = types.partition(f"export class {kind} ")[2].partition("\n}\n")[0]
+        typed = set(re.findall(r"^  (?:readonly )?(\w+)[:(]", common + declared, re.MULTILINE))
+
+        assert names(described, "attributes") == set(of["attributes"])
+        assert fields == dict(of["fields"])
+        assert methods <= set(of["methods"])
+        assert typed == fields.keys() | methods
+        assert f'"{of["tag"]}": {kind};' in types
+
+
+async def test_events_variables_parts_and_slots_of_the_manifest_are_those_of_the_code(stage):
+    page = await stage.open(await stage.serve(BELL + INBOX + TOASTS + PREFERENCES))
+    styles = await page.evaluate(
+        """() => [...document.querySelectorAll("main *")].filter(({ shadowRoot }) => shadowRoot).flatMap(({ shadowRoot }) =>
+            shadowRoot.adoptedStyleSheets.flatMap(({ cssRules }) => [...cssRules].map((rule) => rule.cssText))).join()"""
+    )
+    source = (ROOT / "static/elements.js").read_text()
+    types = (ROOT / "static/elements.d.ts").read_text()
+    classes = re.split(r"^export class (\w+) ", source, flags=re.MULTILINE)
+    bodies = dict(zip(classes[1::2], classes[2::2], strict=True))
+    described = DESCRIBED.values()
+
+    events = set().union(*(names(one, "events") for one in described))
+    assert events == set(re.findall(r'"(notify-[a-z]+)"', source)) - DESCRIBED.keys()
+    assert events == set(re.findall(r'^  "(notify-[a-z]+)": CustomEvent', types, re.MULTILINE))
+    variables = set().union(*(names(one, "cssProperties") for one in described))
+    assert variables == set(re.findall(r"--notify-[a-z-]+", styles))
+    for one in described:
+        body = bodies[one["name"]]
+        assert names(one, "cssParts") == parts(body) | {"polite", "assertive"}
+        slots = set(re.findall(r'make\("slot", \{ name: "([a-z]+)"', body))
+        assert slots == names(one, "slots") - {"", "item", "item-<id>"}
+
+
+def parts(body: str) -> set[str]:
+    """All that the code of an element ever names as a part."""
+    given = re.findall(r'part: "([^"]+)"|\bbutton\("([^"]+)"|"part", `([^`]+)`', body)
+    text = " ".join(word for groups in given for word in groups)
+    text = text.replace('isUnread ? "unread" : "read"', "unread read").replace("item.priority", "*")
+    named = set(re.findall(r"[a-z-]+", text))
+    if "priority-" in named:
+        named |= {f"priority-{name}" for name in ("low", "normal", "high", "urgent")}
+    return named - {"priority-"}
+
+
+@pytest.mark.parametrize("tag", DESCRIBED)
+async def test_the_guide_names_all_that_an_element_has(tag):
+    text = re.sub(r"^```.*?^```$", "", GUIDE, flags=re.MULTILINE | re.DOTALL)
+    section, first, looks = (
+        text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0] for heading in (tag, "A bell", "Looks")
+    )
+    declaration = DESCRIBED[tag]
+    wanted = {
+        name
+        for kind in ("attributes", "members", "events", "slots", "cssParts", "cssProperties")
+        for name in names(declaration, kind)
+        if name
+    }
+    written = set(re.findall(r"[a-zA-Z<>-]+", " ".join(re.findall(r"`([^`]+)`", section + first + looks))))
+    slots = {"item", "item-<id>"} if tag == "notify-inbox" else set()
+
+    assert wanted - slots - written == set()

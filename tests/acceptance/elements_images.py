@@ -1,0 +1,95 @@
+"""
+Draw the pictures of docs/elements.md anew, for somebody to look at.
+
+    python -m tests.acceptance.elements_images
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from playwright.async_api import Browser, expect
+
+from tests.acceptance.browsers import chromium
+from tests.acceptance.elements_server import ElementsServer
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+BODY = "<notify-bell></notify-bell><notify-toasts></notify-toasts>"
+
+#: Title, message, type, priority; the newest first.
+ENGLISH = (
+    (
+        "Your signature is needed",
+        "IEP of J. D., annual review. Please sign before Friday.",
+        "signature_request",
+        "urgent",
+    ),
+    ("Assessment complete", "Reading, grade 4: the results are in.", "assessment_complete", "normal"),
+    ("Maintenance on Sunday", "The gradebook is read-only from 06:00 to 07:30.", "maintenance", "high"),
+    (
+        "Welcome to Carillon",
+        "Everything that happens while you are away waits for you here.",
+        "system",
+        "normal",
+    ),
+)
+ARABIC = (
+    ("توقيعك مطلوب", "المراجعة السنوية. يرجى التوقيع قبل يوم الجمعة.", "طلب توقيع", "urgent"),
+    ("اكتمل التقييم", "القراءة، الصف الرابع: ظهرت النتائج.", "تقييم", "normal"),
+    ("صيانة يوم الأحد", "سجل الدرجات للقراءة فقط من 06:00 إلى 07:30.", "صيانة", "high"),
+    ("مرحبًا بك في Carillon", "كل ما يحدث أثناء غيابك ينتظرك هنا.", "النظام", "normal"),
+)
+LOOKS = {"light": ("en", "ltr", ENGLISH), "dark": ("en", "ltr", ENGLISH), "rtl": ("ar", "rtl", ARABIC)}
+PLACED = """
+() => {
+  const sheet = new CSSStyleSheet();
+  sheet.replaceSync("h1 { display: none; } main { display: flex; justify-content: end; } body { padding: 1rem; }");
+  document.adoptedStyleSheets.push(sheet);
+}
+"""
+
+
+async def draw(browser: Browser, look: str) -> None:
+    language, direction, told = LOOKS[look]
+    server = ElementsServer(BODY, lang=language, direction=direction)
+    async with server.serve():
+        page = await browser.new_page(
+            viewport={"width": 460, "height": 580},
+            color_scheme="dark" if look == "dark" else "light",
+            device_scale_factor=2,
+            reduced_motion="reduce",
+        )
+        now = datetime.now(UTC)
+        for place, (title, message, kind, priority) in reversed(list(enumerate(told))):
+            words = {"title": title, "message": message, "notification_type": kind, "priority": priority}
+            await server.notify(**words, created_at=(now - timedelta(minutes=5 * place**3)).isoformat())
+        next(iter(server.items.values()))["read"] = True
+        await page.goto(server.url)
+        await page.evaluate(PLACED)
+        await page.locator("html[data-ready]").wait_for()
+        await page.locator("notify-bell button").first.click()
+        await expect(page.locator("article")).to_have_count(4)
+        await page.locator("article").nth(1).hover()
+        await page.screenshot(path=IMAGES / f"inbox-{look}.png")
+
+        await page.keyboard.press("Escape")
+        await page.set_viewport_size({"width": 460, "height": 320})
+        await page.wait_for_function("() => hub.state.state === 'open'")
+        for title, message, kind, priority in told[1::-1]:
+            await server.notify(title=title, message=message, notification_type=kind, priority=priority)
+        await expect(page.locator("notify-toasts [part~=toast]")).to_have_count(2)
+        await page.mouse.move(230, 100)
+        await page.screenshot(path=IMAGES / f"toasts-{look}.png")
+        await page.close()
+
+
+async def main() -> None:
+    async with chromium() as browser:
+        for look in LOOKS:
+            await draw(browser, look)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
