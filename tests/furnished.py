@@ -241,6 +241,13 @@ async def _opted_out(edge: Edge, values: Mapping[str, str]) -> None:
         await edge.client(caller).post("/api/v1/preferences/opt-outs", json={"scope": "all"})
 
 
+async def _wants_digests(edge: Edge, values: Mapping[str, str]) -> None:
+    wanted = {"is_enabled": True, "delivery_time": "07:00", "timezone": "Europe/London", "frequency": "daily"}
+    for caller, user_id in ((person(), USER_ID), (admin(), "root")):
+        await edge.client(caller).put("/api/v1/digest/subscription", json=wanted)
+        await edge.submit(user_id)
+
+
 #: What must have happened before an operation can do what it is there for; what its body must then say.
 _STATES: Mapping[tuple[str, str], Callable[[Edge, dict[str, str]], Awaitable[dict[str, Any] | None]]] = {
     ("PATCH", "/api/v1/deliveries/{delivery_id:uuid}"): _dead,
@@ -258,6 +265,8 @@ _STATES: Mapping[tuple[str, str], Callable[[Edge, dict[str, str]], Awaitable[dic
     ("PUT", "/api/v1/topics/{topic:path}/mute"): _followed,
     ("DELETE", "/api/v1/topics/{topic:path}/mute"): _followed,
     ("DELETE", "/api/v1/preferences/opt-outs"): _opted_out,
+    ("GET", "/api/v1/digest/preview"): _wants_digests,
+    ("POST", "/api/v1/digest/run"): _wants_digests,
 }
 
 

@@ -108,8 +108,18 @@ def _schemas(operations: Sequence[Operation]) -> Schema:
             if written is not None and not isinstance(written, str):
                 models[written, "serialization"] = None
     _, definitions = models_json_schema(list(models), ref_template=_COMPONENT)  # type: ignore[arg-type] # the mode is one of two words
-    found: Schema = definitions["$defs"]
+    found: Schema = _closed(definitions["$defs"])
     return found
+
+
+def _closed(schema: Any) -> Any:
+    """A map whose keys have a pattern has no others; pydantic says so by refusing them."""
+    if isinstance(schema, list):
+        return [_closed(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {name: _closed(value) for name, value in schema.items()}
+    return {"additionalProperties": False, **found} if "patternProperties" in found else found
 
 
 def _operation(operation: Operation, queries: Mapping[type[BaseModel], Schema]) -> Schema:

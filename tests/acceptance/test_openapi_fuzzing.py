@@ -12,7 +12,8 @@ from app.api.routes import everything
 from tests.api import admin, listening, serving
 
 #: Where what is well formed may still not be meant: a moment that is past, a cursor that is nobody's, a link to a
-#: site that is not ours, two audiences; and a name that is printable by rules that the generator only knows in part.
+#: site that is not ours, two audiences, keys of no browser; and a name that is printable by rules that the generator
+#: only knows in part.
 MEANING = [
     "/api/v1/notifications",
     "/api/v1/notifications/bulk",
@@ -25,6 +26,9 @@ MEANING = [
     "/api/v1/preferences",
     "/api/v1/preferences/opt-outs",
     "/api/v1/presence",
+    "/api/v1/push/replace",
+    "/api/v1/push/subscribe",
+    "/api/v1/digest/subscription",
     "/api/v1/recipients",
     "/api/v1/recipients/{user_id}",
     "/api/v1/recipients/{user_id}/addresses",

@@ -109,7 +109,13 @@ def test_every_setting_says_what_it_means_unless_its_name_does():
 
 @pytest.mark.parametrize("page", PAGES, ids=ids)
 def test_settings_that_a_page_names_exist(page):
-    assert set(_SETTING.findall(page.read_text(encoding="utf-8"))) <= names()
+    of_tests = {
+        name
+        for file in ROOT.glob("tests/acceptance/test_*.py")
+        for name in re.findall(r'os\.environ\.get\("(\w+)"', file.read_text(encoding="utf-8"))
+    }
+
+    assert set(_SETTING.findall(page.read_text(encoding="utf-8"))) <= names() | of_tests
 
 
 def test_the_protocol_page_names_every_command():
@@ -152,7 +158,9 @@ def test_the_page_of_troubles_names_every_reason_for_which_a_token_is_refused():
 
 def test_what_the_page_of_troubles_quotes_from_the_log_is_logged():
     quoted = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)` (?:in the log|again)", text("docs/troubleshooting.md")))
-    files = [file for package in ("app", "hub", "delivery", "push") for file in (ROOT / package).glob("**/*.py")]
+    files = [
+        file for package in ("app", "hub", "delivery", "push") for file in (ROOT / package).glob("**/*.py")
+    ]
     code = "".join(file.read_text(encoding="utf-8") for file in files)
 
     assert quoted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import jsonschema_rs
@@ -85,6 +86,22 @@ def test_the_bounds_of_every_number_in_a_query_string_are_told() -> None:
     for schema in numbers.values():
         assert "minimum" in schema
         assert {"maximum", "exclusiveMaximum"} & schema.keys()
+
+
+def test_a_map_whose_keys_have_a_form_has_no_others() -> None:
+    maps = [one for one in _objects(DOCUMENT["components"]["schemas"]) if "patternProperties" in one]
+
+    assert maps
+    assert all(one["additionalProperties"] is False for one in maps)
+
+
+def _objects(schema: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a JSON value."""
+    if isinstance(schema, dict):
+        yield schema
+    if isinstance(schema, dict | list):
+        for one in schema.values() if isinstance(schema, dict) else schema:
+            yield from _objects(one)
 
 
 def test_every_path_parameter_is_used() -> None:
