@@ -27,16 +27,21 @@ const encoded = (buffer) =>
 
 const keyOf = (subscription, name) => encoded(subscription.getKey(name));
 
-/** Pages may demand that scripts are named by a policy; "carillon-push" is ours. */
-const trusted = (() => {
-  const same = (text) => text;
+/**
+ * Pages may demand that scripts are named by a policy (Trusted Types); "carillon-push" is ours, for files of the page's
+ * own site. There is one of a name, so copies of this file that came from different addresses share it.
+ */
+function trusted(url) {
+  const shared = Symbol.for("carillon-push");
+  const createScriptURL = (text) => {
+    if (new URL(text, location.href).origin === location.origin) return text;
+    throw new TypeError("A worker is a file of the page's own site.");
+  };
   try {
-    const policy = globalThis.trustedTypes?.createPolicy("carillon-push", { createScriptURL: same });
-    return policy ? (url) => policy.createScriptURL(url) : same;
-  } catch {
-    return same; // the page has policies and ours is not among them; a page that also demands one tells by itself
-  }
-})();
+    globalThis[shared] ??= globalThis.trustedTypes?.createPolicy("carillon-push", { createScriptURL });
+  } catch {} // the page allows other policies only; where it also demands one, registering says so
+  return globalThis[shared]?.createScriptURL(url) ?? url;
+}
 
 /** An iPhone or an iPad, which calls itself a Mac with fingers. */
 const isIos = () =>
@@ -75,7 +80,10 @@ export class Push {
     hub.on("count", ({ unread }) => this.#kept && this.#badge(unread));
     for (const type of READS) hub.on(type, (event) => this.#tell(event.notification_ids ?? [event.notification_id]));
     hub.on("read_all", () => this.#readAll());
-    serviceWorker.addEventListener("message", (event) => this.#asked(event));
+    serviceWorker.addEventListener("message", (event) => {
+      if (event.data?.carillon === "renewed") start(); // it goes by another id now
+      else this.#asked(event);
+    });
     serviceWorker.startMessages?.();
     if (["open", "recovering"].includes(hub.state.state)) start();
     if (hub.state.reason === "signed_out") end();

@@ -273,6 +273,8 @@
       p256dh_key: keyOf(made, "p256dh"),
       auth_key: keyOf(made, "auth"),
     });
+    const pages = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
+    for (const page of pages) page.postMessage({ carillon: "renewed" });
   }
 
   // -- Events; those of notifications that are not ours belong to the worker we live in ---------------

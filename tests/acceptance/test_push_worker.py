@@ -20,7 +20,7 @@ from tests.providers.gcm import HOSTS, Gcm
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CLICK = """async ([action, pages]) => {
+CLICK = """async ([action]) => {
     const [notification] = await registration.getNotifications();
     const event = new NotificationEvent("notificationclick", { notification, action });
     const opened = [];
@@ -162,7 +162,7 @@ class Scene:
 
     async def click(self, action: str = "") -> list[str]:
         """Click the first notification, or a button of it; what was opened in new windows."""
-        return list(await self.worker.evaluate(CLICK, [action, []]))
+        return list(await self.worker.evaluate(CLICK, [action]))
 
 
 # -- showing ---------------------------------------------------------------------------------------
