@@ -40,14 +40,17 @@ async def open_push(
     *,
     sending: SenderSettings | None = None,
     deadline: timedelta = timedelta(seconds=8),
+    looks_only: bool = False,
 ) -> Pushing:
     """
     With the key of the settings, else with one that is made once and kept in the database.
 
-    deadline: of one delivery. Raises ServiceError (unavailable; conflict for a key that was retired) and SealBroken.
+    deadline: of one delivery. looks_only: nothing will be sent, and no key is made. Raises ServiceError (unavailable; conflict for a key that was retired) and SealBroken.
     """
     keys = KeyRing(database, vault, clock)
-    if settings.key is not None:
+    if looks_only:
+        pass
+    elif settings.key is not None:
         await keys.adopt(settings.key)
     else:
         await keys.load()

@@ -92,6 +92,7 @@ async def _opened(settings: Settings, *, dry_run: bool) -> AsyncIterator[Worker]
             stack,
             sending=settings.pushing,
             deadline=settings.worker.provider_timeout,
+            looks_only=dry_run,
         )
         channels = await open_channels(
             settings, database, vault, http, clock, wake, stack, push=push.provider

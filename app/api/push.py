@@ -13,7 +13,7 @@ from app.api.models import Answer, Body, Moment, Parameters
 from app.api.operation import PUBLIC, Call, Operation, answer, nothing
 from app.api.reading import query, read
 from app.pushing import Pushing
-from core.errors import invalid, not_found
+from core.errors import ServiceError, invalid, not_found
 from core.ids import uuid7
 from core.vault import SealBroken
 from delivery.audit_store import actor_of
@@ -225,6 +225,8 @@ async def unlink(call: Call) -> Response:
 async def test(call: Call) -> Response:
     """Send one of the caller's browsers something now, past the outbox and every preference."""
     push, identity = _push(call), call.identity
+    if call.services.delivery.is_sandbox:
+        raise ServiceError("conflict", "This is a sandbox: nothing is sent past the outbox.")
     one = await push.subscriptions.find(
         identity.tenant_id, identity.user_id, call.id_in_path("subscription_id")
     )
@@ -404,6 +406,7 @@ def operations() -> tuple[Operation, ...]:
             summary="Try a browser",
             tag="push",
             answers={200: PushTested},
+            problems=("conflict",),
         ),
         Operation(
             method="POST",

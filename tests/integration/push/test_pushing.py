@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -490,6 +490,37 @@ async def test_the_test_button_says_that_a_browser_is_gone(town: Town):
 
     assert answer.json()["status"] == "gone"
     assert [row["ended_because"] for row in await town.rows()] == ["gone"]
+
+
+async def test_a_sandbox_sends_nothing_by_the_test_button_either(town: Town):
+    browser = await town.subscribe()
+    sandbox = town.edge.with_services(delivery=replace(town.edge.services.delivery, is_sandbox=True))
+
+    answer = await sandbox.client(person()).post(f"/api/v1/push/subscriptions/{browser.id}/test")
+
+    assert answer.status_code == 409
+    assert browser.told == []
+
+
+async def test_no_log_holds_what_lets_push_to_a_browser_or_what_was_pushed(
+    town: Town, capfd: pytest.CaptureFixture[str]
+):
+    browser = await town.subscribe()
+    town.service.script.extend([Say(503), Say(403, body=b"no"), Silence()])
+    town.edge.services.delivery.push.provider._patience = 0.3
+
+    await town.push(title="canary title", message="canary text")
+    for _ in range(3):
+        await town.due_now()
+        await town.work()
+
+    printed = "".join(capfd.readouterr())
+    rows = await town.edge.rows(
+        "SELECT d::text, a::text FROM notification_deliveries d JOIN delivery_attempts a ON true"
+    )
+    told = printed + str(rows)
+    for secret in ("canary", browser.device.token, encoded(browser.device.browser.auth)):
+        assert secret not in told
 
 
 # --- Who looks -------------------------------------------------------------------------------------------------------
