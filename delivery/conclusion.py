@@ -31,6 +31,9 @@ class RetrySettings:
     reconcile_after: timedelta = timedelta(
         minutes=10
     )  # how long a receipt is waited for, when the answer to an SMS, WhatsApp or Telegram message was lost
+    give_up_after: timedelta = timedelta(
+        days=1
+    )  # what could not be sent for so long because of the account is a dead letter
     fallback: str = "whatsapp:sms"  # channel:channel, comma-separated: the way that is taken instead
 
     def __post_init__(self) -> None:
@@ -77,15 +80,21 @@ def conclude(
     jitter: float,
     *,
     is_probe: bool = False,
+    waited: timedelta = timedelta(0),
 ) -> Conclusion:
     """
-    jitter: from 0 up to 1, drawn for this outcome alone. is_probe: the account was known to be in trouble, and this attempt was to see whether it still is; what
-    fails then says nothing about the delivery and is not counted against it.
+    jitter: from 0 up to 1, drawn for this outcome alone. is_probe: the account was known to be in trouble, and
+    this attempt was to see whether it still is; what fails then says nothing about the delivery and is not
+    counted against it, until it has waited (since it was queued) for longer than anybody wants it.
     """
     match outcome:
         case Sent():
             state = outcome.reached or "sent"
             return Conclusion(state=state, outcome=outcome.name, provider_ref=outcome.provider_ref)
+        case Retry() | Defer() if (outcome.throttled or is_probe) and waited >= settings.give_up_after:
+            return _dead(
+                outcome, f"the account could not be sent through for too long; at last: {outcome.reason}"
+            )
         case Retry() if outcome.throttled or is_probe:
             wait = _jittered(settings.retry_base, settings.retry_base, 0, jitter, outcome.after)
             return _waits("queued", outcome, wait)

@@ -110,7 +110,7 @@ WITH named AS MATERIALIZED (
             AND (n.expires_at IS NULL OR n.expires_at > now())))
     ORDER BY d.id FOR UPDATE OF d)
 UPDATE notification_deliveries d
-SET state = 'queued', retries = 0, deferrals = 0, unknowns = 0, due_at = now(), provider_ref = NULL, code = NULL, reason = NULL,
+SET state = 'queued', retries = 0, deferrals = 0, queued_at = now(), unknowns = 0, due_at = now(), provider_ref = NULL, code = NULL, reason = NULL,
     sent_at = NULL, finished_at = NULL, updated_at = now()
 FROM named WHERE d.tenant_id = $1 AND d.id = named.id
 RETURNING d.id, d.notification_id, d.channel, named.state AS was, named.code AS last_code;

@@ -7,6 +7,7 @@ attempt number decide, no worker can undo, however late it wakes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -54,7 +55,8 @@ class Claimed:
 
     attempt: the fence, counted from 1. is_orphan: the attempt before this one has no end: its worker died or
     was too slow, and what it did is not known. was_unknown: it has waited for a receipt that has not come.
-    unknowns: attempts of which the end is not known.
+    unknowns: attempts of which the end is not known. queued_at: since when it waits to go out: written, or
+    replayed.
     """
 
     tenant_id: str
@@ -74,6 +76,7 @@ class Claimed:
     was_unknown: bool
     expires_at: datetime | None
     created_at: datetime
+    queued_at: datetime
     edited: bytes | None
     fallback_of: UUID | None
 
@@ -207,11 +210,15 @@ class Outbox:
         # Of channels that are not looked through: the tenant after which the next claim looks.
         self._after: dict[str, str] = {}
         self._again: set[str] = set()  # of those: to be looked through once more
+        self._contended: Set[str] = frozenset()  # channels in which others claimed the same rows
 
     @property
     def unlooked(self) -> Set[str]:
-        """Channels in which claims have not looked at every tenant yet: there may be more that is due."""
-        return self._after.keys()
+        """
+        Channels in which there may be more that is due: claims have not looked at every tenant yet, or others
+        have claimed the same rows in the same moment.
+        """
+        return self._after.keys() | self._contended
 
     def look_anew(self) -> None:
         """Something may have come for a tenant that claims have passed already."""
@@ -239,6 +246,11 @@ class Outbox:
             if not after:
                 self._again.discard(channel)
         claimed = [_claimed(row) for row in rows if row["id"] is not None]
+        taken = Counter(one.channel for one in claimed)
+        # Where others were at the same rows in the same moment, there may be more behind them.
+        self._contended = frozenset(
+            row["looked_channel"] for row in rows if row["candidates"] > taken[row["looked_channel"]]
+        )
         claimed.sort(key=lambda one: (one.lane, one.id))
         return claimed
 
@@ -252,6 +264,11 @@ class Outbox:
         async with self._database.connection() as connection:
             rows = await connection.fetch(SQL["unknown_rules"], list(tenants))
         return {row["tenant_id"]: row["unknown_outcome"] for row in rows}
+
+
+async def expire(connection: Connection, limit: int) -> list[Cancelled]:
+    """End what was to be gone by now and is not on its way, in the caller's transaction; what that was."""
+    return [Cancelled(*row) for row in await connection.fetch(SQL["expire"], limit)]
 
 
 async def complete(

@@ -39,7 +39,8 @@ RETURNING d.tenant_id, d.id, d.notification_id, d.user_id, d.channel;
 -- the attempt is written before anything is sent; one that has no end by now is one of which nobody knows the end.
 --   $1 channels text[], $2 rooms int[], $3 last lanes smallint[], $4 after which tenant text[], $5 worker text,
 --   $6 lease interval, $7 tenants to look at per channel int
--- Returns the rows, each with the last tenant that was looked at in its channel, or a row with only that.
+-- Returns the rows, each with the last tenant that was looked at in its channel and how many were due there (at most
+-- twice the room), or a row with only that.
 -- Leans on idx_notification_deliveries_due. The planner believes in thousands of due rows, whatever the rooms are, and
 -- would read the whole table to join them; the arrays, of which it believes little, lead it to the primary keys.
 WITH RECURSIVE wanted (channel, room, last_lane, after) AS MATERIALIZED (
@@ -56,27 +57,31 @@ hop (channel, tenant_id, n) AS (
         WHERE d.channel = h.channel AND d.finished_at IS NULL AND d.tenant_id > h.tenant_id
         ORDER BY d.tenant_id LIMIT 1), n + 1
     FROM hop h WHERE h.tenant_id IS NOT NULL AND n < $7),
+candidates AS MATERIALIZED (
+    SELECT w.channel, first.*
+    FROM wanted w
+    CROSS JOIN LATERAL (
+        SELECT one.tenant_id, one.id, one.lane, one.turn, one.due_at
+        FROM hop h
+        CROSS JOIN generate_series(0, w.last_lane) AS lanes (lane)
+        CROSS JOIN LATERAL (
+            SELECT l.tenant_id, l.id, l.lane, l.due_at, row_number() OVER (ORDER BY l.due_at, l.id) AS turn
+            FROM (
+                SELECT d.tenant_id, d.id, d.lane, d.due_at FROM notification_deliveries d
+                WHERE d.channel = w.channel AND d.tenant_id = h.tenant_id AND d.lane = lanes.lane
+                  AND d.finished_at IS NULL AND d.due_at <= now()
+                ORDER BY d.due_at, d.id LIMIT 2 * w.room) AS l) AS one
+        WHERE h.channel = w.channel AND h.tenant_id IS NOT NULL
+        ORDER BY one.lane, one.turn, one.due_at LIMIT 2 * w.room) AS first),
 due AS MATERIALIZED (
     SELECT locked.tenant_id, locked.id, locked.state
     FROM wanted w
     CROSS JOIN LATERAL (
         SELECT d.tenant_id, d.id, d.state
-        FROM (
-            SELECT one.tenant_id, one.id, one.lane, one.turn, one.due_at
-            FROM hop h
-            CROSS JOIN generate_series(0, w.last_lane) AS lanes (lane)
-            CROSS JOIN LATERAL (
-                SELECT l.tenant_id, l.id, l.lane, l.due_at, row_number() OVER (ORDER BY l.due_at, l.id) AS turn
-                FROM (
-                    SELECT d.tenant_id, d.id, d.lane, d.due_at FROM notification_deliveries d
-                    WHERE d.channel = w.channel AND d.tenant_id = h.tenant_id AND d.lane = lanes.lane
-                      AND d.finished_at IS NULL AND d.due_at <= now()
-                    ORDER BY d.due_at, d.id LIMIT 2 * w.room) AS l) AS one
-            WHERE h.channel = w.channel AND h.tenant_id IS NOT NULL
-            ORDER BY one.lane, one.turn, one.due_at LIMIT 2 * w.room) AS first
-        JOIN notification_deliveries d ON d.tenant_id = first.tenant_id AND d.id = first.id
-        WHERE d.finished_at IS NULL AND d.due_at <= now()
-        ORDER BY first.lane, first.turn, first.due_at
+        FROM candidates c
+        JOIN notification_deliveries d ON d.tenant_id = c.tenant_id AND d.id = c.id
+        WHERE c.channel = w.channel AND d.finished_at IS NULL AND d.due_at <= now()
+        ORDER BY c.lane, c.turn, c.due_at
         LIMIT w.room FOR UPDATE OF d SKIP LOCKED) AS locked),
 claimed AS (
     UPDATE notification_deliveries d
@@ -87,7 +92,7 @@ claimed AS (
       AND d.tenant_id = ANY (ARRAY(SELECT tenant_id FROM due)) AND d.id = ANY (ARRAY(SELECT id FROM due))
     RETURNING d.tenant_id, d.id, d.kind, d.notification_id, d.user_id, d.endpoint_id, d.event, d.channel, d.lane,
               d.attempt, d.retries, d.deferrals, d.unknowns, due.state = 'processing' AS is_orphan,
-              due.state = 'unknown' AS was_unknown, d.expires_at, d.created_at, d.edited, d.fallback_of),
+              due.state = 'unknown' AS was_unknown, d.expires_at, d.created_at, d.queued_at, d.edited, d.fallback_of),
 begun AS (
     INSERT INTO delivery_attempts (tenant_id, delivery_id, attempt, worker)
     SELECT c.tenant_id, c.id, c.attempt, $5 FROM claimed c),
@@ -100,7 +105,7 @@ orphaned AS (
       AND a.delivery_id = ANY (ARRAY(SELECT id FROM claimed WHERE is_orphan)) AND a.ended_at IS NULL),
 looked AS (SELECT h.channel, max(h.tenant_id) AS last_tenant, count(h.tenant_id) AS tenants FROM hop h GROUP BY h.channel)
 SELECT looked.channel AS looked_channel, CASE WHEN looked.tenants >= $7 THEN looked.last_tenant ELSE '' END AS look_after,
-       c.*, now() AS now
+       (SELECT count(*) FROM candidates o WHERE o.channel = looked.channel) AS candidates, c.*, now() AS now
 FROM looked LEFT JOIN claimed c ON c.channel = looked.channel;
 
 -- name: peek
@@ -108,7 +113,7 @@ FROM looked LEFT JOIN claimed c ON c.channel = looked.channel;
 --   $1 channels text[], $2 limit int
 SELECT d.tenant_id, d.id, d.kind, d.notification_id, d.user_id, d.endpoint_id, d.event, d.channel, d.lane,
        d.attempt + 1 AS attempt, d.retries, d.deferrals, d.unknowns, d.state = 'processing' AS is_orphan,
-       d.state = 'unknown' AS was_unknown, d.expires_at, d.created_at, d.edited, d.fallback_of
+       d.state = 'unknown' AS was_unknown, d.expires_at, d.created_at, d.queued_at, d.edited, d.fallback_of
 FROM notification_deliveries d
 WHERE d.channel = ANY ($1::text[]) AND d.finished_at IS NULL AND d.due_at <= now()
 ORDER BY d.lane, d.due_at, d.id LIMIT $2;
@@ -163,3 +168,19 @@ SELECT m.tenant_id, m.id FROM moved m WHERE m.decided;
 -- What these tenants want done about messages of which nobody knows whether they were sent.
 --   $1 tenant ids text[]
 SELECT tenant_id, unknown_outcome FROM tenant_settings WHERE tenant_id = ANY ($1::text[]) AND unknown_outcome IS NOT NULL;
+
+-- name: expire
+-- What was to be gone by now, also in channels that nobody can send by at the moment. What a worker has in hand, or of
+-- which nobody knows the end, is left to the policy.
+--   $1 limit int
+-- Returns tenant_id, id, notification_id, user_id, channel. Leans on idx_notification_deliveries_expiry.
+WITH over AS MATERIALIZED (
+    SELECT d.tenant_id, d.id FROM notification_deliveries d
+    WHERE d.finished_at IS NULL AND d.expires_at <= now() AND d.state IN ('queued', 'deferred')
+    ORDER BY d.expires_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+UPDATE notification_deliveries d
+SET state = 'expired', reason = 'it was to be gone by now', finished_at = now(), updated_at = now()
+FROM over
+WHERE d.tenant_id = over.tenant_id AND d.id = over.id
+  AND d.tenant_id = ANY (ARRAY(SELECT tenant_id FROM over)) AND d.id = ANY (ARRAY(SELECT id FROM over))
+RETURNING d.tenant_id, d.id, d.notification_id, d.user_id, d.channel;

@@ -16,7 +16,7 @@ from core.database import Connection, Database
 from core.errors import ServiceError
 from delivery.endpoints_store import emit
 from delivery.events import delivery_event
-from delivery.outbox import NO_FENCE, Claimed, Completion, complete, fall_back
+from delivery.outbox import NO_FENCE, Claimed, Completion, complete, expire, fall_back
 from delivery.preferences_store import opt_out
 from delivery.recipients_store import pause_address
 
@@ -81,6 +81,33 @@ class Recorder:
     async def drained(self) -> None:
         """Returns when everything is written down."""
         await self._empty.wait()
+
+    async def expire(self) -> int:
+        """
+        End what was to be gone by now, also where nobody can send at the moment; how many.
+
+        Raises ServiceError (unavailable).
+        """
+        async with self._database.transaction() as connection:
+            over = await expire(connection, _BATCH)
+            events = [
+                event
+                for one in over
+                if (
+                    event := delivery_event(
+                        tenant_id=one.tenant_id,
+                        delivery_id=one.id,
+                        notification_id=one.notification_id,
+                        user_id=one.user_id,
+                        channel=one.channel,
+                        state="expired",
+                        occurred_at=self._clock.now(),
+                    )
+                )
+                is not None
+            ]
+            await emit(connection, events)
+        return len(over)
 
     async def run(self) -> None:
         """Write until cancelled."""

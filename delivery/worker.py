@@ -57,6 +57,7 @@ class WorkerSettings:
     poll: timedelta = timedelta(seconds=1)  # between two looks when nobody has rung
     batch_limit: int = 200  # deliveries of one channel in one claim
     broadcast_interval: timedelta = timedelta(seconds=1)  # between two looks for broadcasts to expand
+    expiry_interval: timedelta = timedelta(seconds=5)  # between two looks for what was to be gone by now
     accounts_interval: timedelta = timedelta(seconds=1)  # between two exchanges about accounts in trouble
 
     def __post_init__(self) -> None:
@@ -197,6 +198,7 @@ class Worker:
             asyncio.create_task(self._recorder.run(), name="recorder"),
             asyncio.create_task(self._repeat(self._expand, self._settings.broadcast_interval)),
             asyncio.create_task(self._repeat(self._exchange_in_turn, self._settings.accounts_interval)),
+            asyncio.create_task(self._repeat(self._recorder.expire, self._settings.expiry_interval)),
         ]
         try:
             await self._claim_for_ever()
@@ -211,6 +213,8 @@ class Worker:
         try:
             await self._exchange()
             while await self._expand():
+                pass
+            while await self._recorder.expire():
                 pass
             rooms = self._capacity.rooms()
             while await self._claim(rooms) or self._tasks or self._unlooked(rooms):
@@ -534,8 +538,15 @@ class Worker:
         outcome: Outcome,
         gates: str | None,
     ) -> None:
+        now = facts.now if facts is not None else self._clock.now()
         conclusion = conclude(
-            claimed, outcome, channel.unknown, self._retries, self._random.random(), is_probe=way.is_probe
+            claimed,
+            outcome,
+            channel.unknown,
+            self._retries,
+            self._random.random(),
+            is_probe=way.is_probe,
+            waited=now - claimed.queued_at,
         )
         self._conclude(claimed, facts, conclusion, gates, way=way, address=address)
 

@@ -218,6 +218,7 @@ CREATE TABLE public.notification_deliveries (
     edited bytea,
     fallback_of uuid,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    queued_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     sent_at timestamp with time zone,
     finished_at timestamp with time zone,
@@ -668,6 +669,8 @@ CREATE INDEX idx_inbound_messages_user ON public.inbound_messages USING btree (t
 CREATE INDEX idx_notification_deliveries_age ON public.notification_deliveries USING btree (tenant_id, created_at);
 
 CREATE INDEX idx_notification_deliveries_due ON public.notification_deliveries USING btree (channel, tenant_id, lane, due_at, id) WHERE (finished_at IS NULL);
+
+CREATE INDEX idx_notification_deliveries_expiry ON public.notification_deliveries USING btree (expires_at) WHERE ((finished_at IS NULL) AND (expires_at IS NOT NULL));
 
 CREATE UNIQUE INDEX idx_notification_deliveries_once ON public.notification_deliveries USING btree (tenant_id, notification_id, user_id, channel) WHERE (kind = 'notification'::text);
 

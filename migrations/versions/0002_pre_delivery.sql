@@ -122,6 +122,7 @@ CREATE TABLE notification_deliveries (
     edited          bytea,      -- what an operator has changed about a dead letter, sealed
     fallback_of     uuid,       -- the delivery in whose place this one came
     created_at      timestamptz NOT NULL DEFAULT now(),
+    queued_at       timestamptz NOT NULL DEFAULT now(), -- or replayed: since when it has been waiting to go out
     updated_at      timestamptz NOT NULL DEFAULT now(),
     sent_at         timestamptz,
     finished_at     timestamptz,
@@ -134,6 +135,8 @@ CREATE TABLE notification_deliveries (
 -- Who is next: by channel and, within it, by tenant and lane, so that each gets its share.
 CREATE INDEX idx_notification_deliveries_due ON notification_deliveries (channel, tenant_id, lane, due_at, id)
     WHERE finished_at IS NULL;
+CREATE INDEX idx_notification_deliveries_expiry ON notification_deliveries (expires_at)
+    WHERE finished_at IS NULL AND expires_at IS NOT NULL;
 CREATE UNIQUE INDEX idx_notification_deliveries_once
     ON notification_deliveries (tenant_id, notification_id, user_id, channel) WHERE kind = 'notification';
 CREATE INDEX idx_notification_deliveries_state ON notification_deliveries (tenant_id, state, id);

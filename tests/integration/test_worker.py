@@ -447,3 +447,54 @@ async def test_what_takes_longer_than_a_provider_may_is_unknown(stores: Stores) 
     row = await only(stores)
     assert (row["state"], row["code"], row["unknowns"]) == ("unknown", "timeout", 1)
     assert [conclusion.outcome for _, conclusion in seen.concluded_] == ["unknown"]
+
+
+async def test_what_was_to_be_gone_ends_also_while_nobody_can_send(stores: Stores) -> None:
+    await stores.send("ada", channels=("email",), expires_at=datetime.now(UTC) + timedelta(minutes=1))
+    await stores.query(
+        "INSERT INTO channel_accounts (channel, provider, account, breaker) VALUES ('email', 'recording', 'one', 'halted')"
+    )
+    worker = a_worker(stores.database, {"email": channel("email", Recording())})
+    await worker.run_once()
+    assert (await only(stores))["state"] == "queued"
+
+    await stores.query("UPDATE notification_deliveries SET expires_at = now()")
+    await worker.run_once()
+
+    assert (await only(stores))["state"] == "expired"
+
+
+async def test_a_message_that_breaks_its_account_alone_is_a_dead_letter_in_the_end(stores: Stores) -> None:
+    """Every try of it is a probe of the account, and none is counted: only its age ends it."""
+    await stores.send("ada", channels=("email",))
+    await stores.query(
+        "INSERT INTO channel_accounts (channel, provider, account, breaker, opened_at) "
+        "VALUES ('email', 'simulator', 'email', 'open', now())"
+    )
+    channels = simulated("unreachable", names=["email"])
+    often = BreakerSettings(probe_interval=timedelta(0))
+    await a_worker(stores.database, channels, breaker=often).run_once()
+    assert (await only(stores))["state"] == "queued"
+
+    await stores.query(
+        "UPDATE notification_deliveries SET queued_at = now() - interval '1 day', due_at = now()"
+    )
+    await a_worker(stores.database, channels, breaker=often).run_once()
+
+    row = await only(stores)
+    assert (row["state"], row["retries"]) == ("failed", 0)
+
+
+async def test_workers_that_claim_in_the_same_moment_leave_nothing_lying(stores: Stores) -> None:
+    for _ in range(100):
+        await stores.send(Users.of("ada", "bob"), channels=("email",))
+    outboxes = [Outbox(stores.database, f"w{number}", LEASE) for number in range(6)]
+
+    held = await asyncio.gather(*(one.claim([Room("email", 30, 4)]) for one in outboxes))
+
+    short = [box for box, claimed in zip(outboxes, held, strict=True) if len(claimed) < 30]
+    assert all("email" in box.unlooked for box in short), "they look again at once"
+    for box in short:
+        while await box.claim([Room("email", 30, 4)]) or box.unlooked:
+            pass
+    assert not await outboxes[0].claim([Room("email", 30, 4)]) or not short

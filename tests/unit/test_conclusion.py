@@ -36,6 +36,7 @@ def claimed(**members: Any) -> Claimed:
         "was_unknown": False,
         "expires_at": None,
         "created_at": datetime(2026, 11, 22, tzinfo=UTC),
+        "queued_at": datetime(2026, 11, 22, tzinfo=UTC),
         "edited": None,
         "fallback_of": None,
     }
@@ -113,6 +114,15 @@ def test_a_throttled_account_and_a_probe_are_not_counted_against_the_delivery() 
         conclusion = concluded(outcome, retries=4, deferrals=4, is_probe=is_probe)
         assert (conclusion.retries, conclusion.deferrals) == (0, 0)
         assert conclusion.wait is not None
+
+
+def test_what_could_not_be_sent_for_a_day_because_of_the_account_is_a_dead_letter() -> None:
+    for outcome, is_probe in ((Retry(reason="429", throttled=True), False), (Retry(reason="down"), True)):
+        for waited, state in ((timedelta(hours=23), "queued"), (timedelta(hours=24), "failed")):
+            conclusion = conclude(
+                claimed(), outcome, "repeat", SETTINGS, 1.0, is_probe=is_probe, waited=waited
+            )
+            assert conclusion.state == state
 
 
 def test_what_cannot_reach_the_person_falls_back_to_the_next_channel() -> None:
