@@ -15,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import structlog
 import uvloop
 
@@ -34,6 +35,7 @@ from core.database import open_database
 from core.errors import ServiceError
 from core.identity import ROLES as TOKEN_ROLES
 from core.identity import SCOPES
+from core.locale import use_pinned_zones
 from hub.history_postgres import bump_epoch
 
 log = structlog.stdlib.get_logger("app")
@@ -44,6 +46,7 @@ SHARED_PORT = "CARILLON_SHARED_PORT"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 well, 1 it failed, 2 the command or a setting is wrong."""
+    use_pinned_zones()
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command == "vapid" and options.action == "create":
@@ -81,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadSetting as error:
         print(f"carillon: {error}", file=sys.stderr)
         return 2
+    except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError):
+        print("carillon: the database lacks tables of this version: run `carillon migrate`", file=sys.stderr)
+        return 1
     except (ServiceError, ClusterError, OSError) as error:
         print(f"carillon: {logs.redact(str(error))}", file=sys.stderr)
         return 1
@@ -165,8 +171,10 @@ def _children(process: ProcessSettings) -> list[Child]:
     """The web processes on the port, a process for each sender, and one for all other roles."""
     webs = process.workers if "web" in process.roles else 0
     children = [Child(f"web-{number}", ["serve", "--roles", "web"]) for number in range(webs)]
-    for number in range(process.senders):
-        children.append(Child(f"sender-{number}", ["serve", "--roles", "worker", "--port", "0"]))
+    children += [
+        Child(f"sender-{number}", ["serve", "--roles", "worker", "--port", "0"])
+        for number in range(process.senders)
+    ]
     others = sorted(process.roles - {"web"} - ({"worker"} if process.senders else set()))
     if others:
         children.append(Child("jobs", ["serve", "--roles", ",".join(others), "--port", "0"]))
