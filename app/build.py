@@ -36,6 +36,7 @@ from core.clock import SystemClock
 from core.database import Database, open_database
 from core.identity import Identity, Verifier
 from core.keys import Key, KeySet
+from core.locale import TZDATA
 from core.revocation import Revocations
 from core.vault import SealBroken, Vault, read_keys
 from delivery.accounts_store import Accounts
@@ -208,7 +209,15 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     digests = Digests(database, settings.digest)
     digest_job = DigestJob(database, digests, hub, words, clock, settings.digest, wake=wake)
     if "scheduler" in settings.process.roles:
-        jobs = Jobs(database, hub, clock, settings.jobs, wake=wake, prune=push.prune)
+        jobs = Jobs(
+            database,
+            hub,
+            clock,
+            settings.jobs,
+            wake=wake,
+            prune=push.prune,
+            prune_digests=lambda limit: digests.prune(limit, settings.jobs.retention_days),
+        )
         _go_on(stack, jobs.run())
         _go_on(stack, DigestTicker(digest_job, settings.digest).run())
         _watch_jobs(metrics, jobs)
@@ -220,6 +229,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         _go_on(stack, at_work[0].run())
 
     _watch(metrics, hub, node, ingest)
+    metrics.say("digest_time_zone_data", "The time zone data by which digests are computed.", version=TZDATA)
     given = hooks(settings.links.public_url, settings.sms.twilio, settings.telegram, settings.hooks)
     delivery = delivering(
         database,

@@ -23,7 +23,9 @@ from core.clock import SystemClock
 from core.database import Database, open_database
 from core.errors import ServiceError
 from core.keys import SECRET_MIN_BYTES, InvalidKey, read_jwks
+from core.locale import TZDATA, is_timezone
 from core.vault import SealBroken, Vault, read_keys
+from digest.store import Digests
 from hub.broker_redis import RedisBroker
 from push.encryption import public_key
 from push.keys import VapidKey, is_local
@@ -252,8 +254,25 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
             yield Finding("ok", "schema", "up to date")
             async for finding in _vapid(settings, database):
                 yield finding
+            async for finding in _zones(database):
+                yield finding
     finally:
         await database.close()
+
+
+async def _zones(database: Database) -> AsyncIterator[Finding]:
+    """Time zones that people with a digest have chosen and the data do not have (any more)."""
+    chosen = await Digests(database).zones()
+    gone = {name: people for name, people in sorted(chosen.items()) if not is_timezone(name)}
+    for name, people in gone.items():
+        yield Finding(
+            "warn",
+            "time zone",
+            f"{name} is not in tzdata {TZDATA}: the digests of {people} go on by its last known offset",
+            "have them choose another one (PUT /api/v1/digest/subscription), or go back to a release that has it",
+        )
+    if not gone:
+        yield Finding("ok", "time zones", f"all {len(chosen)} that digests need are there")
 
 
 async def _server(database: Database) -> AsyncIterator[Finding]:

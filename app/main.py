@@ -16,6 +16,7 @@ from app.build import running
 from app.first_run import prepared
 from app.settings import read
 from app.version import VERSION
+from core.locale import use_pinned_zones
 
 log = structlog.stdlib.get_logger("app")
 
@@ -38,6 +39,7 @@ class Application:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()  # lifespan.startup
+        use_pinned_zones()
         async with AsyncExitStack() as stack:
             try:
                 settings = read(os.environ, version=VERSION)

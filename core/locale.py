@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from zoneinfo import available_timezones
+from importlib.metadata import version
+from zoneinfo import ZoneInfo, available_timezones, reset_tzpath
+
+#: The release of the time zone data: that of the pinned package, not the machine's.
+TZDATA = version("tzdata")
 
 #: A well-formed tag (RFC 5646 section 2.1): language, script, region, variants, extensions, private use.
 _TAG = re.compile(
@@ -25,6 +29,13 @@ def is_language_tag(text: str) -> bool:
 def is_timezone(text: str) -> bool:
     """Whether it names a zone of the IANA database, as in `Europe/Vienna`."""
     return text in _zones()
+
+
+def use_pinned_zones() -> None:
+    """From now on zones are those of the package `tzdata`, on whatever machine. Called when a process begins."""
+    reset_tzpath(to=())
+    ZoneInfo.clear_cache()
+    _zones.cache_clear()
 
 
 @cache

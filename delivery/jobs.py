@@ -79,11 +79,12 @@ class Removed(NamedTuple):
     captured: int = 0  # by a sandbox
     links: int = 0
     codes: int = 0
+    digests: int = 0  # runs of them
     browsers: int = 0  # that nobody has opened the application in for long
 
 
 async def nothing_to_prune(limit: int) -> int:
-    """Where there is no push."""
+    """Where there is no push, or there are no digests."""
     return 0
 
 
@@ -109,12 +110,14 @@ class Jobs:
         *,
         wake: Callable[[], None] = lambda: None,
         prune: Callable[[int], Awaitable[int]] = nothing_to_prune,
+        prune_digests: Callable[[int], Awaitable[int]] = nothing_to_prune,
     ) -> None:
         """
         wake: told after a commit that has brought work for the workers. prune: ends at most so many browsers that
-        were not seen for long, and says how many.
+        were not seen for long, and says how many; prune_digests: the same of runs of digests that are too old.
         """
         self._prune = prune
+        self._prune_digests = prune_digests
         self.stats = JobsStats()
         self._wake_workers = wake
         self._database = database
@@ -272,6 +275,8 @@ class Jobs:
             yield Removed(links=count)
         while count := await self._delete("delete_codes", limit):
             yield Removed(codes=count)
+        while count := await self._prune_digests(limit):
+            yield Removed(digests=count)
         while count := await self._prune(limit):
             yield Removed(browsers=count)
 

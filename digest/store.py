@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
-from importlib.metadata import version
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -14,18 +13,16 @@ import msgspec
 
 from core.database import Connection, Database
 from core.errors import ServiceError
+from core.locale import TZDATA, is_timezone
 from core.notification import RANKS, Priority
 from core.sql import load
 from delivery.audit_store import append
 from delivery.inbox import SQL as INBOX
-from digest.subscription import WEEKEND, Wanted, check, is_zone, timetable
+from digest.subscription import WEEKEND, Wanted, check, timetable
 from digest.summary import Item
 from digest.timetable import Run, Timetable, next_run, spread
 
 SQL = load("digest", "store.sql")
-
-#: The version of the time zone data that this process computes with: the pinned package, not the machine's.
-TZDATA = version("tzdata")
 
 #: Entries of one stream that one digest looks at; more in one window are not counted.
 MAX_ENTRIES = 2000
@@ -183,6 +180,15 @@ class Digests:
         async with self._database.connection() as connection:
             return [PastRun(*row) for row in await connection.fetch(SQL["runs"], tenant_id, user_id, limit)]
 
+    async def prune(self, limit: int, days: int) -> int:
+        """
+        Forget so many runs at most of those that are older than their tenant keeps its history, or than `days`;
+        how many there were.
+        """
+        async with self._database.transaction() as connection:
+            status: str = await connection.execute(SQL["prune"], limit, days)
+        return int(status.rpartition(" ")[2])
+
     async def zones(self) -> Mapping[str, int]:
         """The zones that people with a digest to come have chosen, and how many they are."""
         async with self._database.connection() as connection:
@@ -215,7 +221,7 @@ class Digests:
             [one.user_id for one in people],
             [msgspec.json.encode(one.positions).decode() for one in people],
         )
-        wide = [row for row in rows if row["after"] < row["until"]]
+        wide = [row for row in rows if row["after"] < row["until"] and not row["muted"]]
         found = await connection.fetch(SQL["items"], *_asked(people, wide), MAX_ENTRIES) if wide else []
         items: list[dict[UUID, Item]] = [{} for _ in people]
         for row in found:
@@ -393,7 +399,7 @@ def _subscription(row: asyncpg.Record, settings: DigestSettings, *, is_done: boo
         last=last,
         positions=msgspec.json.decode(row["positions"], type=dict[str, int]),
         is_done=is_done,
-        zone=None if is_zone(wanted.timezone) else _last_offset(wanted, run),
+        zone=None if is_timezone(wanted.timezone) else _last_offset(wanted, run),
     )
 
 

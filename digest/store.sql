@@ -102,20 +102,39 @@ SELECT local_date, slot, state, due_at, ran_at, is_late, timezone, total, unread
 WHERE tenant_id = $1 AND user_id = $2
 ORDER BY local_date DESC, slot DESC LIMIT $3;
 
+-- name: prune
+-- The oldest runs. Tenants under legal hold are left out. Hops from tenant to tenant; leans on idx_digest_runs_age.
+--   $1 limit int, $2 days int: where the tenant says nothing else
+WITH RECURSIVE tenants (tenant_id) AS (
+    (SELECT tenant_id FROM digest_runs ORDER BY tenant_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.tenant_id FROM digest_runs r WHERE r.tenant_id > t.tenant_id ORDER BY r.tenant_id LIMIT 1)
+    FROM tenants t WHERE t.tenant_id IS NOT NULL)
+DELETE FROM digest_runs WHERE ctid = ANY (ARRAY(
+    SELECT old.ctid FROM tenants t
+    LEFT JOIN tenant_settings s ON s.tenant_id = t.tenant_id
+    CROSS JOIN LATERAL (
+        SELECT r.ctid FROM digest_runs r
+        WHERE r.tenant_id = t.tenant_id AND r.ran_at < now() - make_interval(days => coalesce(s.retention_days, $2))
+        ORDER BY r.ran_at LIMIT $1) AS old
+    WHERE s.legal_hold IS NOT TRUE
+    LIMIT $1));
+
 -- name: zones
 -- Every zone that somebody with a digest to come has chosen; for `doctor`.
 SELECT timezone, count(*) AS people FROM digest_subscriptions WHERE next_run_at IS NOT NULL GROUP BY timezone;
 
 -- name: windows
--- The streams of people, and their windows: from where the last digest ended, or they joined, to the heads.
+-- The streams of people, and their windows: from where the last digest ended, or they joined, to the heads. The window
+-- of a muted stream moves on as well: what came meanwhile is in no digest, and what came before is in no second one.
 --   $1 tenant ids text[], $2 user ids text[], $3 positions text[] (JSON: stored stream -> seq), of each person
--- Returns a row per person and stream: place (from 1), stream, read_all_seq, after, until.
-SELECT c.place, m.stream, m.read_all_seq,
+-- Returns a row per person and stream: place (from 1), stream, muted, read_all_seq, after, until.
+SELECT c.place, m.stream, m.muted, m.read_all_seq,
        greatest(m.joined_seq, coalesce((c.positions::json ->> m.stream)::bigint, 0)) AS after, coalesce(s.seq, 0) AS until
 FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS c (tenant_id, user_id, positions, place)
 CROSS JOIN LATERAL (
-    SELECT m.stream, m.joined_seq, m.read_all_seq FROM stream_members m
-    WHERE m.tenant_id = c.tenant_id AND m.user_id = c.user_id AND NOT m.muted
+    SELECT m.stream, m.joined_seq, m.read_all_seq, m.muted FROM stream_members m
+    WHERE m.tenant_id = c.tenant_id AND m.user_id = c.user_id
     OFFSET 0) AS m
 LEFT JOIN LATERAL (
     SELECT s.seq FROM streams s WHERE s.tenant_id = c.tenant_id AND s.name = m.stream

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import time, tzinfo
 from typing import Literal, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from zoneinfo import ZoneInfo
 
 from core.errors import Fault, ServiceError
+from core.locale import is_timezone
 from core.notification import DELIVERY_CHANNELS, RANKS, Priority
 from digest.timetable import Timetable
 
@@ -86,17 +87,6 @@ def timetable(
     return Timetable(times=times, weekdays=days, zone=zone or ZoneInfo(wanted.timezone))
 
 
-def is_zone(name: str) -> bool:
-    """Whether this is a time zone of IANA's, aliases such as EST5EDT included."""
-    if name not in available_timezones():
-        return False
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
-        return False
-    return True
-
-
 def _faults(wanted: Wanted) -> Iterator[Fault]:
     times = wanted.delivery_times
     if not 0 < len(times) <= MAX_TIMES:
@@ -105,7 +95,7 @@ def _faults(wanted: Wanted) -> Iterator[Fault]:
         yield Fault("delivery_times", "must be sorted, each once")
     if any(one.second or one.microsecond or one.tzinfo is not None for one in times):
         yield Fault("delivery_times", "must be times to the minute, without an offset")
-    if not is_zone(wanted.timezone):
+    if not is_timezone(wanted.timezone):
         yield Fault("timezone", "must be a time zone of IANA's, as in Europe/Berlin")
     if wanted.frequency not in FREQUENCIES:
         yield Fault("frequency", f"must be among {', '.join(FREQUENCIES)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter as Counter_
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -106,6 +106,10 @@ class Metrics:
     def read_gauges(self, reading: Reading, help_texts: Mapping[str, str]) -> None:
         """Numbers that go up and down, read at each scrape."""
         self.registry.register(_Readings(reading, help_texts, GaugeMetricFamily))
+
+    def say(self, name: str, help_text: str, **labels: str) -> None:
+        """What does not change while the process runs: a gauge that is 1, with the words as labels."""
+        Gauge(name, help_text, list(labels), registry=self.registry).labels(**labels).set(1)
 
     def read_counters(self, reading: Reading, help_texts: Mapping[str, str]) -> None:
         """Numbers that only grow, read at each scrape."""
