@@ -14,6 +14,7 @@ from app.api.operation import Call, Operation, answer
 from app.api.preferences import PersonQuery, whose
 from app.api.reading import query, read
 from app.api.submission import Channels
+from core.errors import invalid
 from core.notification import Priority
 from delivery.audit_store import actor_of
 from digest import subscription
@@ -205,6 +206,8 @@ async def run_now(call: Call) -> Response:
 
 
 def _wanted(said: DigestWanted) -> Wanted:
+    if said.delivery_time is not None and said.delivery_times is not None:
+        raise invalid("delivery_times", "must not stand beside delivery_time")
     times = said.delivery_times or [said.delivery_time or "07:00"]
     return Wanted(
         is_enabled=said.is_enabled,

@@ -1,0 +1,285 @@
+"""A person's digest, over HTTP."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from app.api.digest import AIVO_SUBSCRIPTION
+from tests.api import OTHER_TENANT, Edge, admin, person, service
+
+WANTED = "/api/v1/digest/subscription"
+PREVIEW = "/api/v1/digest/preview"
+NEXT = "/api/v1/digest/next-runs"
+PAST = "/api/v1/digest/runs"
+NOW = "/api/v1/digest/run"
+
+EVERY = [("GET", WANTED), ("PUT", WANTED), ("GET", PREVIEW), ("GET", NEXT), ("GET", PAST), ("POST", NOW)]
+
+
+async def want(edge: Edge, caller: str | None = None, **said: Any) -> dict[str, Any]:
+    answer = await edge.client(caller or person()).put(WANTED, json=said)
+    assert answer.status_code == 200, answer.text
+    given: dict[str, Any] = answer.json()
+    return given
+
+
+async def runs(edge: Edge, days: int) -> list[dict[str, Any]]:
+    answer = await edge.client(person()).get(PREVIEW, params={"days": days})
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["runs"]
+    return found
+
+
+def at(run: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(run["at"])
+
+
+async def test_what_aivo_sends_is_stored_as_it_is_and_the_next_run_follows_at_once(edge: Edge) -> None:
+    said = await want(edge, **AIVO_SUBSCRIPTION)
+
+    assert {name: said[name] for name in AIVO_SUBSCRIPTION} == AIVO_SUBSCRIPTION
+    assert said["delivery_times"] == ["07:00"]
+    assert said["channels"] == ["in_app", "email"]
+    next_run = said["next_run"]
+    there = at(next_run).astimezone(ZoneInfo("America/New_York"))
+    assert (there.hour, there.minute) == (7, 0)
+    assert timedelta(0) < at(next_run) - datetime.now(UTC) <= timedelta(hours=25)
+    assert next_run["local"] == f"{there:%Y-%m-%dT%H:%M}"
+    assert (await edge.client(person()).get(WANTED)).json() == said
+
+
+async def test_who_has_said_nothing_has_the_defaults_switched_off_and_no_runs(edge: Edge) -> None:
+    client = edge.client(person())
+
+    said = (await client.get(WANTED)).json()
+
+    assert (said["is_enabled"], said["next_run"], said["frequency"]) == (False, None, "daily")
+    assert (await client.get(NEXT)).json() == {"timezone": "UTC", "runs": []}
+    assert (await client.get(PREVIEW, params={"days": 400})).json() == {"timezone": "UTC", "runs": []}
+    assert (await client.get(PAST)).json() == {"runs": []}
+    assert [(await client.request(*one)).status_code for one in (("GET", PREVIEW), ("POST", NOW))] == [
+        404,
+        404,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("delivery_time", {"delivery_time": "25:00"}),
+        ("delivery_time", {"delivery_time": "7:00pm"}),
+        ("delivery_time", {"delivery_time": "7:00"}),
+        ("delivery_time", {"delivery_time": "24:00"}),
+        ("delivery_time", {"delivery_time": "07:60"}),
+        ("delivery_time", {"delivery_time": "07:00\n"}),
+        ("delivery_time", {"delivery_time": "٠٧:٠٠"}),
+        ("delivery_time", {"delivery_time": 7}),
+        ("delivery_times", {"delivery_times": []}),
+        ("delivery_times", {"delivery_times": ["07:00", "07:00"]}),
+        ("delivery_times.1", {"delivery_times": ["07:00", "25:00"]}),
+        ("delivery_times", {"delivery_times": [f"{n // 60:02}:{n % 60:02}" for n in range(25)]}),
+        ("timezone", {"timezone": "Mars/Phobos"}),
+        ("timezone", {"timezone": ""}),
+        ("timezone", {"timezone": "../../etc/passwd"}),
+        ("timezone", {"timezone": "Europe"}),
+        ("timezone", {"timezone": "Europe/Berlin\u0000"}),
+        ("timezone", {"timezone": None}),
+        ("frequency", {"frequency": "fortnightly"}),
+        ("weekly_day", {"frequency": "weekly", "weekly_day": 7}),
+        ("weekly_day", {"frequency": "daily", "weekly_day": 1}),
+        ("weekly_day", {"frequency": "weekly", "weekly_day": 6, "exclude_weekends": True}),
+        ("include_types", {"include_types": []}),
+        ("include_types", {"include_types": [f"type_{n}" for n in range(51)]}),
+        ("exclude_types.0", {"exclude_types": ["No, this is none"]}),
+        ("min_priority", {"min_priority": "critical"}),
+        ("channels", {"channels": []}),
+        ("channels.0", {"channels": ["pigeon"]}),
+        ("exclude_weekends", {"exclude_weekends": "perhaps"}),
+        ("is_on", {"is_on": True}),
+    ],
+)
+async def test_what_cannot_be_is_refused_by_the_name_of_its_member(
+    edge: Edge, path: str, said: dict[str, Any]
+) -> None:
+    refused = await edge.client(person()).put(WANTED, json=said)
+
+    assert refused.status_code == 422, refused.text
+    assert path in {one["path"] for one in refused.json()["details"]}
+    assert (await edge.client(person()).get(WANTED)).json()["is_enabled"] is False, "nothing was stored"
+
+
+async def test_one_time_and_several_at_once_are_refused(edge: Edge) -> None:
+    said = {"delivery_time": "07:00", "delivery_times": ["08:00"]}
+
+    refused = await edge.client(person()).put(WANTED, json=said)
+
+    assert (refused.status_code, refused.json()["details"][0]["path"]) == (422, "delivery_times")
+
+
+@pytest.mark.parametrize("alias", ["EST5EDT", "US/Eastern", "GB", "Asia/Calcutta", "Etc/GMT-14", "UTC"])
+async def test_an_alias_of_a_zone_is_stored_as_the_person_chose_it(edge: Edge, alias: str) -> None:
+    said = await want(edge, timezone=alias, delivery_time="00:00")
+
+    assert said["timezone"] == alias
+    assert at(said["next_run"]).astimezone(ZoneInfo(alias)).hour == 0
+
+
+async def test_off_has_no_next_run_and_on_again_has_one(edge: Edge) -> None:
+    assert (await want(edge))["next_run"] is not None
+    assert (await want(edge, is_enabled=False))["next_run"] is None
+    assert (await want(edge, frequency="off"))["next_run"] is None
+    assert (await want(edge))["next_run"] is not None
+
+
+async def test_the_days_on_which_clocks_change_are_marked_and_have_one_run_each(edge: Edge) -> None:
+    await want(edge, timezone="Europe/Berlin", delivery_time="02:30")
+
+    found = await runs(edge, 400)
+
+    dates = [date.fromisoformat(one["date"]) for one in found]
+    assert len(found) in (400, 401)
+    assert all(later - one == timedelta(days=1) for one, later in pairwise(dates))
+    marked = {one["date"]: one for one in found if one["is_clock_change"]}
+    assert 2 <= len(marked) <= 3
+    for one in marked.values():
+        month = date.fromisoformat(one["date"]).month
+        assert (month, one["local"][-5:], one["utc_offset"]) in {
+            (3, "03:00", "+02:00"),
+            (10, "02:30", "+02:00"),
+        }
+    lengths = {later - one for one, later in pairwise([at(one) for one in found])}
+    assert lengths >= {timedelta(hours=24), timedelta(hours=25)}, "a day is not 24 hours"
+
+
+async def test_a_zone_whose_clocks_never_change_has_no_such_day(edge: Edge) -> None:
+    await want(edge, timezone="Asia/Kathmandu", delivery_time="07:15")
+
+    found = await runs(edge, 400)
+
+    assert not any(one["is_clock_change"] for one in found)
+    assert {one["utc_offset"] for one in found} == {"+05:45"}
+
+
+@pytest.mark.parametrize("days", ["0", "401", "-1", "ten", ""])
+async def test_only_so_many_days_can_be_looked_at(edge: Edge, days: str) -> None:
+    refused = await edge.client(person()).get(PREVIEW, params={"days": days})
+
+    assert refused.status_code == 422
+    assert refused.json()["details"][0]["path"] == "days"
+
+
+async def test_the_next_ten_begin_with_the_next_and_keep_to_the_days_that_are_wanted(edge: Edge) -> None:
+    said = await want(
+        edge, frequency="weekdays", delivery_times=["19:30", "07:00"], timezone="America/New_York"
+    )
+
+    answered = (await edge.client(person()).get(NEXT)).json()
+
+    assert answered["timezone"] == "America/New_York"
+    assert len(answered["runs"]) == 10
+    assert answered["runs"][0] == said["next_run"]
+    assert {date.fromisoformat(one["date"]).weekday() for one in answered["runs"]} == set(range(5))
+    assert {(one["slot"], one["local"][-5:]) for one in answered["runs"]} == {(0, "07:00"), (1, "19:30")}
+
+
+async def test_an_hourly_digest_comes_while_people_are_awake(edge: Edge) -> None:
+    await want(edge, frequency="hourly", delivery_time="00:15", timezone="Asia/Kolkata")
+
+    found = await runs(edge, 3)
+
+    assert {one["local"][-5:] for one in found} == {f"{hour:02}:15" for hour in range(8, 21)}
+
+
+async def test_a_preview_says_what_the_digest_would_and_moves_nothing(edge: Edge) -> None:
+    await want(edge, **{**AIVO_SUBSCRIPTION, "include_types": ["iep_update"]})
+    await edge.submit("ada", title="Sign", notification_type="iep_update", priority="urgent")
+    await edge.submit("ada", title="Other", notification_type="other", priority="urgent")
+    await edge.submit("ada", title="Low", notification_type="iep_update", priority="low")
+    client = edge.client(person())
+
+    first, second = [(await client.get(PREVIEW)).json() for _ in range(2)]
+
+    assert (first["total"], first["unread"]) == (1, 1)
+    assert first["digest"]["summary"]["priority_breakdown"] == {"urgent": 1, "high": 0, "normal": 0, "low": 0}
+    assert [one["title"] for one in first["digest"]["top_notifications"]] == ["Sign"]
+    assert first["digest"]["timezone"] == "America/New_York"
+    assert second["digest"]["window"] == first["digest"]["window"]
+    assert await edge.rows("SELECT FROM digest_runs") == []
+
+
+async def test_one_is_sent_now_and_stands_in_the_inbox_as_a_digest(edge: Edge) -> None:
+    client = edge.client(person())
+    await want(edge)
+    nothing = await client.post(NOW)
+    await edge.submit("ada", title="One")
+
+    sent = await client.post(NOW)
+    again = await client.post(NOW)
+
+    assert (nothing.status_code, nothing.json()["error"]) == (409, "conflict")
+    assert (sent.status_code, again.status_code) == (201, 201)
+    assert sent.json()["notification_type"] == "digest"
+    assert sent.json()["metadata"]["digest"]["summary"]["total_notifications"] == 1
+    assert again.json()["metadata"]["digest"]["summary"]["total_notifications"] == 1, (
+        "a digest is in no digest"
+    )
+    listed = (await client.get("/api/v1/notifications", params={"type": "digest"})).json()
+    assert {one["id"] for one in listed["notifications"]} == {sent.json()["id"], again.json()["id"]}
+
+
+async def test_a_run_that_was_due_is_told_of(edge: Edge) -> None:
+    await want(edge, timezone="Asia/Tokyo")
+    await edge.submit("ada", title="One")
+    await edge.rows("UPDATE digest_subscriptions SET next_run_at = now()")
+    assert await edge.services.digest_job.run_due() == 1
+
+    [one] = (await edge.client(person()).get(PAST)).json()["runs"]
+
+    assert (one["state"], one["total"], one["unread"], one["timezone"]) == ("sent", 1, 1, "Asia/Tokyo")
+    assert one["notification_id"]
+
+
+@pytest.mark.parametrize(("method", "path"), EVERY)
+async def test_it_is_a_persons_own_or_a_services_business(edge: Edge, method: str, path: str) -> None:
+    body = {"json": {}} if method == "PUT" else {}
+    whose = {"user_id": "ada"}
+    await want(edge)
+    await edge.submit("ada")
+
+    foreign = await edge.client(person("bob")).request(method, path, params=whose, **body)
+    own = await edge.client(person()).request(method, path, params=whose, **body)
+    served = await edge.client(service()).request(method, path, params=whose, **body)
+    nobody = await edge.client().request(method, path, params=whose, **body)
+
+    assert (foreign.status_code, nobody.status_code) == (403, 401)
+    assert own.status_code in (200, 201)
+    assert served.status_code in (200, 201)
+
+
+async def test_another_tenants_person_of_the_same_name_is_another(edge: Edge) -> None:
+    await want(edge, timezone="Asia/Tokyo")
+    await edge.submit("ada", title="Secret")
+    for stranger in (person("ada", OTHER_TENANT), admin(OTHER_TENANT)):
+        client, whose = edge.client(stranger), {"user_id": "ada"}
+
+        assert (await client.get(WANTED, params=whose)).json()["is_enabled"] is False
+        assert (await client.get(PREVIEW, params=whose)).status_code == 404
+        assert (await client.get(NEXT, params=whose)).json()["runs"] == []
+        assert (await client.post(NOW, params=whose)).status_code == 404
+    await want(edge, person("ada", OTHER_TENANT), timezone="Europe/Paris")
+
+    assert (await edge.client(person()).get(WANTED)).json()["timezone"] == "Asia/Tokyo"
+    assert (await edge.client(person("ada", OTHER_TENANT)).get(PREVIEW)).json()["total"] == 0
+
+
+async def test_a_change_is_in_the_audit_log(edge: Edge) -> None:
+    await want(edge, timezone="Asia/Tokyo")
+
+    [row] = await edge.rows("SELECT action, subject FROM audit_log WHERE action LIKE 'digest.%'")
+
+    assert tuple(row) == ("digest.changed", "recipient:ada")
