@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from core.keys import encode_base64url
 from push.encryption import public_key
+from push.guard import overrides
 from push.request import LIVES, LONGEST_LIFE
 
 PRIVATE_KEY_BYTES = 32
@@ -209,6 +210,10 @@ class PushSettings:
         for one in self.resolve:
             if not re.fullmatch(r"https://[^\s=/]+=[^\s=/]+:\d{1,5}", one):
                 raise ValueError("PUSH_RESOLVE must be https://host=address:port, comma-separated")
+        try:
+            overrides(self)
+        except ValueError as error:
+            raise ValueError(f"PUSH_RESOLVE {error}") from None
 
     def _public(self) -> bytes:
         assert self.vapid_public_key is not None

@@ -1,5 +1,5 @@
 """
-python -m benchmarks.push [--part encryption|sending] [--rounds 7]
+python -m benchmarks.push [--part encryption|sending|campaign] [--rounds 7]
 
 What Web Push costs beside its peers. Every part interleaves its variants: round 1 of each, then round 2 of each.
 """
@@ -14,10 +14,10 @@ import cryptography
 from cryptography.hazmat.backends.openssl import backend
 
 from benchmarks.machine import load_average
-from benchmarks.push import encryption, sending
+from benchmarks.push import campaign, encryption, sending
 from benchmarks.push.part import Part
 
-PARTS: tuple[Part, ...] = (encryption.PART, sending.PART)
+PARTS: tuple[Part, ...] = (encryption.PART, sending.PART, campaign.PART)
 
 
 def main() -> None:

@@ -217,7 +217,7 @@ def run(rounds: int) -> str:
     ran: dict[str, list[Ran]] = {name: [] for name in (*PUSHES, FOUR) if name != NODE or modules}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        with _endpoint(folder) as port:
+        with endpoint(folder) as port:
             for _ in range(rounds):
                 for name in PUSHES:
                     if name in ran:
@@ -266,9 +266,12 @@ def _modules() -> Path | None:
 
 
 @contextmanager
-def _endpoint(folder: Path) -> Iterator[int]:
+def endpoint(folder: Path) -> Iterator[int]:
+    """Its port. It answers every POST with 201; its certificate is `loopback.pem` in the folder."""
     with subprocess.Popen(
-        [sys.executable, "-m", __spec__.name, "--serve", str(folder)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "benchmarks.push.sending", "--serve", str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         try:
@@ -284,7 +287,7 @@ def _start(name: str, folder: Path, port: int, modules: Path | None) -> subproce
             str(PUSHES[name]), str(WARM_UP), str(IN_FLIGHT), PAYLOAD.decode(),
         ]  # fmt: skip
     else:
-        command = [sys.executable, "-m", __spec__.name, "--send", name, str(folder), str(port)]
+        command = [sys.executable, "-m", "benchmarks.push.sending", "--send", name, str(folder), str(port)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 

@@ -108,6 +108,11 @@ def test_an_origin_of_the_tests_leads_where_the_tests_say() -> None:
         check_endpoint("https://localhost:8444/a", settings)
 
 
+def test_an_origin_of_the_tests_leads_to_an_address_and_not_to_a_name() -> None:
+    with pytest.raises(ValueError, match="PUSH_RESOLVE"):
+        PushSettings(resolve=frozenset({"https://push.example=localhost:4433"}))
+
+
 #: RELIABILITY, threat 15: what must not be connected to, in every spelling.
 CLOSED = (
     "127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3", "10.0.0.1", "10.255.255.255", "100.64.0.1",
