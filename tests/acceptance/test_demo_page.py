@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
+from tests.acceptance import axe
 from tests.acceptance.browsers import chromium
 from tests.postgres import TEMPLATE, PostgresServer
 
@@ -251,6 +252,20 @@ async def test_nothing_is_cut_off_and_everything_can_be_touched(hub, window, wid
         box = await control.bounding_box()
         assert box is not None
         assert min(box["width"], box["height"]) >= 24  # WCAG 2.2, 2.5.8
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing_on_the_page(hub, window, scheme):
+    page = await opened(window, hub, f"axe-{scheme}")
+    await page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+    await expect(page.locator("#empty")).to_be_visible()
+    assert await axe.violations(page) == []
+
+    await page.get_by_role("button", name="Send it from here").click()
+    await page.get_by_role("button", name="Inbox, 1 unread").click()
+    await expect(page.get_by_role("dialog", name="Inbox").locator("article")).to_be_visible()
+
+    assert await axe.violations(page) == []
 
 
 async def test_the_sdk_and_the_hub_understand_each_other_in_every_command(hub, window):

@@ -113,21 +113,6 @@ async def is_live(page: Page) -> None:
     await page.wait_for_function("() => hub.state.state === 'open'")
 
 
-async def violations(page: Page) -> list[str]:
-    """What axe finds. Evaluated from outside: the page's policy lets no script in."""
-    if not axe.SCRIPT.exists():
-        pytest.skip("axe-core is not there: python tests/acceptance/axe.py")
-    await page.evaluate(axe.SCRIPT.read_text())
-    found = await page.evaluate(
-        """async () => {
-            await Promise.all(document.getAnimations().map((one) => one.finished.catch(() => {})));
-            const { violations } = await axe.run(document, { resultTypes: ["violations"] });
-            return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).join(" ")}`);
-        }"""
-    )
-    return [str(one) for one in found]
-
-
 # -- what is shipped -------------------------------------------------------------------------------
 
 
@@ -801,7 +786,7 @@ async def test_axe_finds_nothing(stage, look, name):
 
     await SCENES[name](page, server)
 
-    assert await violations(page) == []
+    assert await axe.violations(page) == []
 
 
 @pytest.mark.parametrize("width", [360, 1200])

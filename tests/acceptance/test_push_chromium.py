@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import BrowserContext, Page
+from playwright.async_api import BrowserContext, Page, expect
 
 from tests.acceptance.chromium_push import pushable
 from tests.acceptance.test_push_worker import CLICK
@@ -191,3 +191,20 @@ async def test_who_unsubscribed_elsewhere_is_pruned_by_the_next_push(stage):
         return await stage.devices() == []
 
     await until(pruned)
+
+
+async def test_the_demo_pages_own_buttons_turn_it_on_try_it_and_turn_it_off(stage):
+    page = stage.page
+    await page.goto(f"{stage.node.url}/")
+    await page.get_by_role("button", name="Turn on").click()
+    assert await stage.devices() == []  # that was the page's own question
+    await page.get_by_role("button", name="Turn on").click()
+    await expect(page.get_by_text("You are told here, also while this page is closed.")).to_be_visible()
+    assert len(await stage.devices()) == 1
+
+    await page.get_by_role("button", name="Send a test").click()
+    await expect(page.get_by_text("A test is on its way.")).to_be_visible()
+    await page.get_by_role("button", name="Turn off").click()
+
+    await expect(page.get_by_text("You are told only while this page is open.")).to_be_visible()
+    assert await stage.devices() == []
