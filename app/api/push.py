@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 from starlette.responses import Response
 
 from app.api.models import Answer, Body, Moment, Parameters
@@ -30,7 +30,7 @@ from push.subscription import BadSubscription, read_keys
 #: What a report of a browser makes of a delivery (X-56). Whoever closes it has seen it, and not what it is about.
 _REACHED: dict[Event, ReportedState] = {"shown": "delivered", "clicked": "read", "closed": "delivered"}
 
-_TOKEN = Field(min_length=1, max_length=1024)
+_TOKEN = Field(pattern=r"^[A-Za-z0-9_-]{1,1024}$")
 
 #: Keys are a little over 88 characters; what is longer is none.
 _KeyText = Annotated[str, StringConstraints(max_length=1024)]
@@ -103,10 +103,18 @@ def _name(value: str) -> str:
     return value
 
 
+DeviceName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=64),
+    AfterValidator(_name),
+    WithJsonSchema({"type": "string", "maxLength": 64, "pattern": r"^[^\p{C}\p{Z}]+( +[^\p{C}\p{Z}]+)*$"}),
+]
+
+
 class Rename(Body):
     """What the person calls the device; null: nothing."""
 
-    name: Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_name)] | None
+    name: DeviceName | None
 
 
 class PushTested(Answer):
