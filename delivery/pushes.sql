@@ -3,7 +3,7 @@
 --   $1 tenant id text, $2 id uuid
 SELECT d.tenant_id, d.id, d.kind, d.notification_id, d.user_id, d.endpoint_id, NULL AS event, d.channel, d.lane, d.attempt,
        d.retries, d.deferrals, d.unknowns, false AS is_orphan, false AS was_unknown, d.expires_at, d.created_at,
-       d.edited, d.fallback_of
+       d.queued_at, d.edited, d.fallback_of
 FROM notification_deliveries d
 WHERE d.tenant_id = $1 AND d.id = $2 AND d.channel = 'push' AND d.kind = 'notification';
 

@@ -26,7 +26,7 @@ RETURNING provider, event_id, status;
 WITH named AS (SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[]) AS named (tenant_id, id, ref))
 SELECT named.ref, d.tenant_id, d.id, d.kind, d.notification_id, d.user_id, d.endpoint_id, d.event, d.channel, d.lane,
        d.attempt, d.retries, d.deferrals, d.unknowns, false AS is_orphan, false AS was_unknown, d.expires_at,
-       d.created_at, d.edited, d.fallback_of, d.state, d.address_id,
+       d.created_at, d.queued_at, d.edited, d.fallback_of, d.state, d.address_id,
        named.ref IS NULL OR NOT EXISTS (
            SELECT FROM delivery_attempts a
            WHERE a.tenant_id = d.tenant_id AND a.delivery_id = d.id AND a.provider_ref IS NOT NULL

@@ -55,6 +55,7 @@ def claimed(**members: Any) -> Claimed:
         "was_unknown": False,
         "expires_at": None,
         "created_at": NOW,
+        "queued_at": NOW,
         "edited": None,
         "fallback_of": None,
     }
