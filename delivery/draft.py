@@ -19,6 +19,7 @@ from core.streams import TENANT, StreamKey, is_tenant_id, is_topic, topic_stream
 from delivery.mail import header_faults
 
 #: The character NUL in JSON text: not a backslash that is followed by "u0000".
+_A_NUL = rb"\u0000"
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 MAX_RECIPIENTS = 1000
@@ -156,7 +157,7 @@ def content_faults(title: str, message: str, metadata: Mapping[str, Any]) -> Ite
         return
     if not _is_finite(metadata):
         yield Fault("metadata", "must not hold numbers beyond what a double can say")
-    if _NUL.search(encoded):
+    if _A_NUL in encoded and _NUL.search(encoded):
         yield Fault("", "title, message and metadata must not contain the character NUL")
     if len(encoded) > MAX_CONTENT_BYTES:
         yield Fault(
@@ -169,6 +170,8 @@ def _is_finite(value: Any) -> bool:
     waiting = [value]
     while waiting:
         one = waiting.pop()
+        if isinstance(one, str):  # most are, and asking for Mapping is dear
+            continue
         if isinstance(one, float) and not math.isfinite(one):
             return False
         if isinstance(one, Mapping):

@@ -9,9 +9,10 @@ whose key no second one can have.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Protocol
 
 import asyncpg
@@ -27,7 +28,7 @@ from delivery.draft import MAX_CONTENT_BYTES, Submission, Users
 from delivery.ingest import Accepted, Order, Stored, Written, write
 from delivery.outbox import PROVIDED
 from digest.store import Digests, DigestSettings, Ran, Subscription, Window
-from digest.summary import Digest, summarise
+from digest.summary import Digest, shortened, summarise
 from digest.timetable import Run
 from hub.history import Entry
 from hub.publisher import Publisher
@@ -173,8 +174,14 @@ class DigestJob:
                 state = "skipped_late" if is_late else "skipped_empty"
                 ran.append(Ran(one, run, state, is_late, window, digest.total, digest.unread, None, None))
                 continue
-            orders.append(self._order(one, digest, locale))
-            sent.append((one, run, window, digest, now - run.at > self._settings.spread * 2))
+            late = now - run.at > self._settings.spread * 2
+            try:
+                orders.append(self._order(one, digest, locale))
+            except ServiceError as error:  # one person's must not keep back everybody's
+                log.error("digest_not_submitted", exc_info=error)
+                ran.append(Ran(one, run, "failed", late, window, digest.total, digest.unread, None, None))
+                continue
+            sent.append((one, run, window, digest, late))
         results = await write(connection, orders, _KEY_LIFE) if orders else []
         written: list[Written] = []
         for (one, run, window, digest, late), result in zip(sent, results, strict=True):
@@ -254,28 +261,36 @@ def _render(stored: Sequence[Stored]) -> tuple[int, bytes]:
     return 201, stored[0].data
 
 
+#: What gives way, in this order, where a digest is too large for a notification: characters of a message, listed of a
+#: type, of the first five, types, groups; and from the second on the window, which the run keeps.
+_CUTS = ((200, 5, 5, 1000, 20), (80, 3, 5, 100, 10), (80, 1, 5, 30, 5), (0, 0, 3, 20, 0), (0, 0, 0, 0, 0))
+
+
 def _fitting(document: Mapping[str, Any], title: str, message: str) -> Mapping[str, Any]:
     """The document within the bounds of a notification: its lists give way, its counts stay."""
     room = MAX_CONTENT_BYTES - len(msgspec.json.encode((title, message))) - 64
-    cut: dict[str, Any] = dict(document)
-    for words in (200, 80, 0):
-        for listed in (5, 3, 1, 0):
-            cut = dict(document)
-            cut["notifications_by_type"] = {
+    if len(msgspec.json.encode(document)) <= room:
+        return document
+    return next(cut for cut in _cuts(document) if len(msgspec.json.encode(cut)) <= room)
+
+
+def _cuts(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Smaller and smaller; the last one fits whatever came in."""
+    for place, (words, listed, top, types, groups) in enumerate(_CUTS):
+        yield {
+            **document,
+            "notifications_by_type": {
                 name: {
                     "count": one["count"],
-                    "notifications": [_shortened(item, words) for item in one["notifications"][:listed]],
+                    "notifications": [_cut(item, words) for item in one["notifications"][:listed]],
                 }
-                for name, one in document["notifications_by_type"].items()
-            }
-            cut["top_notifications"] = [_shortened(item, words) for item in document["top_notifications"]]
-            if len(msgspec.json.encode(cut)) <= room:
-                return cut
-    cut["notifications_by_type"] = dict(list(cut["notifications_by_type"].items())[:20])
-    cut["groups"] = []
-    return cut
+                for name, one in islice(document["notifications_by_type"].items(), types)
+            },
+            "top_notifications": [_cut(item, words) for item in document["top_notifications"][:top]],
+            "groups": document["groups"][:groups],
+            "window": document["window"] if place == 0 else {},
+        }
 
 
-def _shortened(item: Mapping[str, Any], words: int) -> dict[str, Any]:
-    text = item["message"]
-    return {**item, "message": text if len(text) <= words else text[:words].rstrip() + ("…" if words else "")}
+def _cut(item: Mapping[str, Any], words: int) -> dict[str, Any]:
+    return {**item, "message": shortened(item["message"], words) if words else ""}

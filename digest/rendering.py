@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -74,7 +74,7 @@ def is_document(document: Mapping[str, Any]) -> bool:
 
 def words(digest: Digest, locale: str | None) -> tuple[str, str]:
     """What a digest is called, and one line that says what is in it: for inbox, push, SMS and chats."""
-    return _title(digest.document, locale), _first_line(digest.document, locale)
+    return _title(digest.document["date"], locale), _first_line(digest.document, locale)
 
 
 def mail(document: Mapping[str, Any], locale: str | None, *, site_url: str | None = None) -> Mail:
@@ -82,7 +82,7 @@ def mail(document: Mapping[str, Any], locale: str | None, *, site_url: str | Non
     document: of digest.summary, perhaps cut. site_url: what a link without a host belongs to; None: such links
     are left out.
     """
-    subject = _title(document, locale)
+    subject = _title(document["date"], locale)
     first = _first_line(document, locale)
     top: Sequence[Mapping[str, Any]] = document["top_notifications"]
     types: Mapping[str, Mapping[str, Any]] = document["notifications_by_type"]
@@ -115,10 +115,10 @@ def mail(document: Mapping[str, Any], locale: str | None, *, site_url: str | Non
     return Mail(subject, "\n".join(lines) + "\n", html)
 
 
-def _title(document: Mapping[str, Any], locale: str | None) -> str:
-    day = date.fromisoformat(document["date"])
+@lru_cache(maxsize=1024)  # many people share a day and a language
+def _title(day: str, locale: str | None) -> str:
     title: str = _texts(locale)["title"]
-    return title.format(date=format_date(day, "full", locale=_babel(locale)))
+    return title.format(date=format_date(date.fromisoformat(day), "full", locale=_babel(locale)))
 
 
 def _first_line(document: Mapping[str, Any], locale: str | None) -> str:
@@ -181,6 +181,7 @@ def _counted(name: str, count: int, locale: str | None) -> str:
     return forms.get(form, forms["other"]).format(n=_number(locale, count))
 
 
+@lru_cache(maxsize=4096)
 def _number(locale: str | None, number: int) -> str:
     return format_decimal(number, locale=_babel(locale))
 

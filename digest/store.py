@@ -33,7 +33,7 @@ class DigestSettings:
     """Digests. From DIGEST_*."""
 
     tick: timedelta = timedelta(seconds=5)  # between two looks at what is due
-    batch: int = 100  # people in one transaction
+    batch: int = 200  # people in one transaction
     spread: timedelta = timedelta(seconds=120)  # over which those who share a minute are spread
     catch_up: timedelta = timedelta(
         hours=4

@@ -25,8 +25,9 @@ _HALF_LIFE = timedelta(hours=12)
 
 _UNREAD_WEIGHT, _ACTION_WEIGHT, _GROUP_WEIGHT = 15.0, 5.0, 4.0
 
-#: Of a message, in a list.
+#: Characters of a message, and of a title, in a list.
 _TEASER = 200
+_TITLE = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,12 +159,16 @@ def _diverse(ranked: Sequence[Item]) -> list[Item]:
     return (top + rest)[:TOP] if len(top) < TOP else top[:TOP]
 
 
+def shortened(text: str, longest: int) -> str:
+    """Its beginning, where it has more characters than that."""
+    return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
+
+
 def _listed(item: Item) -> dict[str, Any]:
-    text = item.message if len(item.message) <= _TEASER else item.message[: _TEASER - 1].rstrip() + "…"
     return {
         "id": str(item.id),
-        "title": item.title,
-        "message": text,
+        "title": shortened(item.title, _TITLE),
+        "message": shortened(item.message, _TEASER),
         "notification_type": item.notification_type,
         "priority": item.priority,
         "action_url": item.action_url,
