@@ -197,6 +197,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     events, depth = DeliveryEvents(clock), QueueDepth(Accounts(database), clock)
     metrics.read_deliveries(events, depth.read)
     push = await _open_push(settings, database, vault, clock, stack)
+    _go_on(stack, push.follow_keys(clock))
     metrics.read_pushes(lambda: push.sender.stats, lambda: push.sender.guard.blocked)
     ways = await open_channels(
         settings, database, vault, http, clock, wake, stack, events, push=push.provider

@@ -6,14 +6,19 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 
+import structlog
+
 from core.clock import Clock
 from core.database import Database
+from core.errors import ServiceError
 from core.vault import Vault
 from delivery.channels.push import PushProvider
 from push.keys import PushSettings
-from push.keys_store import KeyRing
+from push.keys_store import FRESH, KeyRing
 from push.sender import PushSender, SenderSettings
 from push.store import Subscriptions
+
+log = structlog.stdlib.get_logger("app.pushing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +30,15 @@ class Pushing:
     subscriptions: Subscriptions
     sender: PushSender
     provider: PushProvider
+
+    async def follow_keys(self, clock: Clock) -> None:
+        """Hear of keys that are made, rotated and retired elsewhere; until cancelled."""
+        while True:
+            await clock.sleep(FRESH.total_seconds())
+            try:
+                await self.keys.refresh()
+            except ServiceError as error:  # the keys that are known serve on
+                log.warning("vapid_keys_not_read", code=error.code)
 
     async def prune(self, limit: int) -> int:
         """End some browsers whose page was not opened for long; how many."""
@@ -45,7 +59,9 @@ async def open_push(
     """
     With the key of the settings, else with one that is made once and kept in the database.
 
-    deadline: of one delivery. looks_only: nothing will be sent, and no key is made. Raises ServiceError (unavailable; conflict for a key that was retired) and SealBroken.
+    deadline: of one delivery. looks_only: nothing will be sent, and no key is made.
+
+    Raises ServiceError (unavailable; conflict for a key that was retired) and SealBroken.
     """
     keys = KeyRing(database, vault, clock)
     if looks_only:
