@@ -166,11 +166,13 @@ SELECT k.is_recorded, EXISTS (
 FROM kept k;
 
 -- name: take
--- Let a browser have the whole of a notification, once. Returns nothing when it had it, or the delivery is gone.
+-- Let a browser have the whole of a notification, once. Returns nothing when it had it, when the delivery is gone, and
+-- when the browser is not the person's any more: after a logout somebody else sits before it.
 --   $1 tenant id text, $2 delivery id uuid, $3 subscription id uuid
 INSERT INTO push_sends AS p (tenant_id, delivery_id, subscription_id, outcome, fetched_at)
-SELECT d.tenant_id, d.id, $3, 'sent', now() FROM notification_deliveries d
-WHERE d.tenant_id = $1 AND d.id = $2 AND d.channel = 'push'
+SELECT d.tenant_id, d.id, s.id, 'sent', now()
+FROM notification_deliveries d JOIN push_subscriptions s ON s.tenant_id = d.tenant_id AND s.user_id = d.user_id
+WHERE d.tenant_id = $1 AND d.id = $2 AND d.channel = 'push' AND s.id = $3 AND s.is_active
 ON CONFLICT (tenant_id, delivery_id, subscription_id) DO UPDATE SET fetched_at = excluded.fetched_at, outcome = 'sent'
 WHERE p.fetched_at IS NULL
 RETURNING true;

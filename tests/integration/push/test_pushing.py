@@ -660,6 +660,25 @@ async def test_what_does_not_fit_is_fetched_at_once(town: Town):
     assert (whole["title"], whole["body"]) == (title, message)
 
 
+async def test_after_a_logout_nothing_more_is_fetched(town: Town):
+    browser = await town.subscribe()
+    await private(town, {"*": "private"})
+    await town.push(**SECRET)
+    gone = await town.edge.client(person()).delete(f"/api/v1/push/subscriptions/{browser.id}")
+    assert gone.status_code == 204, gone.text
+
+    assert (await town.fetch(browser.said)).status_code == 404
+
+
+async def test_the_next_person_at_a_browser_fetches_nothing_of_the_one_before(town: Town):
+    browser = await town.subscribe("ada")
+    await private(town, {"*": "private"})
+    await town.push("ada", **SECRET)
+    await town.subscribe("bob", browser.device)
+
+    assert (await town.fetch(browser.said)).status_code == 404
+
+
 async def test_what_was_recalled_is_not_fetched(town: Town):
     browser = await town.subscribe()
     await private(town, {"*": "private"})
