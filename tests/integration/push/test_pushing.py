@@ -793,6 +793,20 @@ async def test_a_report_does_not_keep_the_others_from_being_tried_again(town: To
     assert (await town.delivery())["state"] == "delivered", "the phone has said so"
 
 
+async def test_a_click_counts_where_another_browser_was_never_reached(town: Town):
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    await town.push()
+    for _ in range(4):
+        await town.due_now()
+        await town.work()
+    assert (await town.delivery())["state"] == "sent"
+
+    await town.report(phone.said, "clicked")
+
+    assert (await town.delivery())["state"] == "read"
+
+
 async def test_a_token_is_good_for_one_thing(town: Town):
     browser = await town.subscribe()
     await private(town, {"*": "private"})
