@@ -12,6 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
+from uuid import UUID
 
 from push.outcome import PushResult
 
@@ -44,8 +45,8 @@ class Pause:
 
 _START = 16.0
 
-#: A push service may limit one browser or all of us, and does not say which (RFC 8030 §8.4): so many refusals in a row
-#: are ours.
+#: A push service may limit one browser or all of us, and does not say which (RFC 8030 §8.4): refusals in a row of so
+#: many browsers are ours. Else anybody could stop the push service for all by wearing out a browser of their own.
 _OURS = 3
 
 #: Answers that are remembered, and how many of them may say "gone" before that is doubted.
@@ -62,7 +63,7 @@ class Origin:
     limit: float = _START
     in_flight: int = 0
     paused_until: float = 0.0
-    throttled: int = 0  # in a row
+    throttled: set[UUID | None] = field(default_factory=set)  # browsers, some of those in a row
     failures: int = 0  # in a row
     used: float = 0.0  # when it was sent to last
     _tokens: float = 1.0
@@ -100,22 +101,28 @@ class Origin:
         self.used = now
         return None
 
-    def ended(self, result: PushResult | None, now: float) -> None:
-        """One that was admitted has ended. None: without a word about the push service, such as a cancellation."""
+    def ended(self, result: PushResult | None, now: float, browser: UUID | None = None) -> None:
+        """
+        One that was admitted has ended. None: without a word about the push service, such as a cancellation.
+
+        browser: whose push it was; one that has had enough says so again and again, and stops nobody else.
+        """
         was_full = self.in_flight * 2 >= self.limit
         self.in_flight -= 1
         if result is None:
             return
         if result.kind == "throttled":
             self.failures = 0
-            self.throttled += 1
+            if len(self.throttled) < _OURS:
+                self.throttled.add(browser)
             self._halve(now)
-            if self.throttled >= _OURS or (result.retry_after is not None and self.in_flight == 0):
+            if len(self.throttled) >= _OURS:
                 self._pause(result.retry_after or timedelta(seconds=self.pace.first_pause), now)
         elif result.kind in ("retry", "unknown"):
             self._failed(result, now)
         elif result.status is not None:  # it has answered, whatever it says about this one
-            self.throttled = self.failures = 0
+            self.throttled.clear()
+            self.failures = 0
             self._remember(result)
             if was_full:
                 self.limit = min(

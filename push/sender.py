@@ -7,6 +7,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
+from uuid import UUID
 
 from core.clock import Clock
 from push.encryption import MAX_PLAINTEXT, SenderKeys, bucket, encrypt
@@ -141,7 +142,7 @@ class PushSender:
                 result = PushResult(kind="refused", status=result.status, reason=reason)
         finally:
             self.stats.in_flight -= 1
-            gate.leave(result)
+            gate.leave(result, subscription.id)
         return self._counted(service, result)
 
     async def close(self) -> None:
@@ -284,8 +285,8 @@ class _Gate:
             behind = False
             now = self._clock.monotonic()
 
-    def leave(self, result: PushResult | None) -> None:
-        self.origin.ended(result, self._clock.monotonic())
+    def leave(self, result: PushResult | None, browser: UUID) -> None:
+        self.origin.ended(result, self._clock.monotonic(), browser)
         self._wake()
 
     def _wake(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import uuid4
 
 from push.origin import Origin, Pace, Pause, Wait
 from push.outcome import PushResult
@@ -64,11 +65,22 @@ def test_refusals_of_one_moment_halve_once() -> None:
 
 def test_one_browser_that_has_had_enough_stops_nobody_else_and_three_in_a_row_stop_all() -> None:
     origin = Origin(Pace())
-    for _ in range(3):
+    one, two, three = uuid4(), uuid4(), uuid4()
+    for browser in (one, one, one, one, two):
         assert origin.admit(0) is None
-        origin.ended(ENOUGH, 0)
+        origin.ended(ENOUGH, 0, browser)
+    assert origin.admit(0) is None
+    origin.ended(ENOUGH, 0, three)
     assert isinstance(origin.admit(0), Pause)
     assert origin.admit(2) is None
+
+
+def test_a_browser_that_has_had_enough_for_an_hour_stops_nobody_else_at_a_quiet_time() -> None:
+    origin = Origin(Pace())
+    assert origin.admit(0) is None
+    origin.ended(PushResult(kind="throttled", status=429, retry_after=timedelta(hours=1)), 0)
+
+    assert origin.admit(1) is None
 
 
 def test_a_pause_that_is_asked_for_is_kept() -> None:
