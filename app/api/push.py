@@ -20,7 +20,7 @@ from delivery.audit_store import actor_of
 from delivery.channels.push import ENDED, NAME, Ticket
 from delivery.pushes_store import Privacy
 from delivery.receipts import Receipt, ReportedState
-from push.guard import check_endpoint
+from push.guard import check_endpoint, target
 from push.keys import application_server_key
 from push.outcome import Kind, Service, service_of
 from push.payload import Push, build, whole, words
@@ -200,7 +200,11 @@ async def replace(call: Call) -> Response:
         _, auth = read_keys(wanted.p256dh_key, wanted.old_auth_key)
     except BadSubscription as bad:
         raise invalid("old_auth_key", str(bad)) from None
-    await push.subscriptions.replace(wanted.old_endpoint, auth, offer, push.keys.current.id)
+    try:
+        old = check_endpoint(wanted.old_endpoint, push.settings) + target(wanted.old_endpoint)
+    except BadSubscription:
+        old = wanted.old_endpoint  # of a push service that was allowed when it was kept
+    await push.subscriptions.replace(old, auth, offer, push.keys.current.id)
     return nothing()
 
 
@@ -331,7 +335,8 @@ def _offer(push: Pushing, said: NewSubscription | Replacement, **more: object) -
         p256dh, auth = read_keys(said.p256dh_key, said.auth_key)
     except BadSubscription as bad:
         raise invalid(bad.field, str(bad)) from None
-    return Offer(endpoint=said.endpoint, origin=origin, p256dh=p256dh, auth=auth, **more)  # type: ignore[arg-type]  # of the two callers above
+    endpoint = origin + target(said.endpoint)  # one spelling: another of the same is no other browser
+    return Offer(endpoint=endpoint, origin=origin, p256dh=p256dh, auth=auth, **more)  # type: ignore[arg-type]  # of the two callers above
 
 
 def _shown(device: Device, push: Pushing) -> SubscriptionAnswer:

@@ -233,6 +233,24 @@ async def test_who_has_learnt_an_endpoint_cannot_take_it_away(town: Town):
     assert len(ada.told) == 1
 
 
+async def test_an_endpoint_in_another_spelling_is_the_same_browser(town: Town):
+    mine = await town.subscribe("ada")
+    for number, (here, there) in enumerate(
+        (("https", "HTTPS"), ("mozilla.com", "MOZILLA.com."), (".com/", ".com:443/"))
+    ):
+        body = town.body(mine.device)
+        spelt = body | {"endpoint": body["endpoint"].replace(here, there, 1)}
+        assert spelt != body, number
+
+        again = await town.edge.client(person("ada")).post(SUBSCRIBE, json=spelt)
+        thief = await town.edge.client(person("eve")).post(SUBSCRIBE, json=spelt | {"auth_key": "A" * 22})
+
+        assert (again.status_code, again.json()["id"], thief.status_code) == (201, mine.id, 409)
+
+    await town.push()
+    assert len(mine.told) == 1
+
+
 async def test_an_endpoint_belongs_to_one_person_over_all_tenants(town: Town):
     ada = await town.subscribe("ada")
 
