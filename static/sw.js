@@ -265,7 +265,10 @@
     const { public_key: key } = await answer.json();
     const subscribe = () =>
       self.registration.pushManager.subscribe({ userVisibleOnly: true, applicationServerKey: key });
-    const made = given ?? (await subscribe());
+    const before = given?.options?.applicationServerKey;
+    const isOld = before && encoded(before) !== key.replace(/=+$/, ""); // the hub would sign with another key
+    if (isOld) await given.unsubscribe();
+    const made = given && !isOld ? given : await subscribe();
     await post("replace", {
       old_endpoint: old.endpoint,
       old_auth_key: keyOf(old, "auth"),

@@ -494,6 +494,31 @@ async def test_a_rotated_key_replaces_the_subscription_at_the_next_start(stage):
     assert replaced["old_auth_key"] == old["auth_key"]
 
 
+async def test_a_subscription_that_the_browser_gave_itself_with_an_old_key_is_made_again(stage):
+    scene = await stage.open()
+    given = scene.server.subscribed[0]["endpoint"]
+    scene.server.push_key = application_server_key(new_key())
+
+    made = await scene.worker.evaluate(
+        """async () => {
+            const newSubscription = await registration.pushManager.getSubscription();
+            const oldSubscription = { endpoint: "https://old.example/", getKey: () => new Uint8Array(16).buffer };
+            const event = new Event("pushsubscriptionchange");
+            let done;
+            Object.assign(event, { oldSubscription, newSubscription, waitUntil: (promise) => (done = promise) });
+            dispatchEvent(event);
+            await done;
+            const { endpoint, options } = await registration.pushManager.getSubscription();
+            const key = btoa(String.fromCharCode(...new Uint8Array(options.applicationServerKey)));
+            return { endpoint, key };
+        }"""
+    )
+
+    [replaced] = scene.server.replaced
+    assert replaced["endpoint"] == made["endpoint"] != given
+    assert made["key"].replace("+", "-").replace("/", "_").rstrip("=") == scene.server.push_key
+
+
 async def test_a_subscription_that_the_browser_dropped_is_made_again(stage):
     scene = await stage.open()
     await scene.run(
