@@ -197,6 +197,9 @@ async def few_among_many(dsn: str, idle: int, due: int) -> str:
     await subscribe(connection, 1, due, "now()")
     await subscribe(connection, due + 1, idle, "now() + interval '1 hour' + n * interval '80 milliseconds'")
     await connection.execute("VACUUM ANALYZE digest_subscriptions")
+    await connection.execute(
+        "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan"
+    )  # as ours are
     plan = await connection.fetch("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) " + SQL["take_due"], 100)
     began = time.monotonic()
     await connection.fetch(SQL["take_due"], 100)

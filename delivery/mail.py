@@ -17,6 +17,7 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime
 from html import escape
+from typing import NamedTuple
 from unicodedata import category
 from urllib.parse import urlsplit
 
@@ -230,7 +231,7 @@ def _text(message: Message) -> str:
     if message.action_url is not None:
         parts.append(message.action_url)
     if message.unsubscribe_url is not None:
-        parts.append(f"-- \nUnsubscribe: {message.unsubscribe_url}")
+        parts.append(f"-- \n{_say(message).unsubscribe}: {message.unsubscribe_url}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -250,17 +251,38 @@ def _page(message: Message, language: str, text: str) -> str:
         language=escape(language if _LANGUAGE.fullmatch(language) else "en"),
         title=escape(message.title),
         text=text,
-        action=_link(_ACTION, message.action_url),
-        unsubscribe=_link(_UNSUBSCRIBE, message.unsubscribe_url),
+        action=_link(_ACTION, message.action_url, _say(message).open),
+        unsubscribe=_link(_UNSUBSCRIBE, message.unsubscribe_url, _say(message).unsubscribe),
     )
 
 
-def _link(pattern: str, url: str | None) -> str:
-    return "" if url is None else pattern.format(url=escape(url))
+def _link(pattern: str, url: str | None, words: str) -> str:
+    return "" if url is None else pattern.format(url=escape(url), words=escape(words))
 
 
-_ACTION = '<p class="action"><a href="{url}" rel="noopener noreferrer">Open</a></p>'
-_UNSUBSCRIBE = '<p class="foot"><a href="{url}" rel="noopener noreferrer">Unsubscribe</a></p>'
+def _say(message: Message) -> _Words:
+    language = re.split("[-_]", message.locale or "")[0].lower()
+    return _LANGUAGES.get(language, _LANGUAGES["en"])
+
+
+class _Words(NamedTuple):
+    open: str
+    unsubscribe: str
+
+
+#: What every mail says of its own; to everybody else in English.
+_LANGUAGES = {
+    "ar": _Words("فتح", "إلغاء الاشتراك"),
+    "de": _Words("Öffnen", "Abbestellen"),
+    "en": _Words("Open", "Unsubscribe"),
+    "es": _Words("Abrir", "Cancelar la suscripción"),
+    "fr": _Words("Ouvrir", "Se désabonner"),
+    "pt": _Words("Abrir", "Cancelar a subscrição"),
+    "sw": _Words("Fungua", "Jiondoe"),
+}
+
+_ACTION = '<p class="action"><a href="{url}" rel="noopener noreferrer">{words}</a></p>'
+_UNSUBSCRIBE = '<p class="foot" dir="auto"><a href="{url}" rel="noopener noreferrer">{words}</a></p>'
 
 # Nothing is loaded from anywhere, so nothing tells a stranger that the mail was opened.
 _PAGE = """\

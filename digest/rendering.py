@@ -100,7 +100,7 @@ def mail(document: Mapping[str, Any], locale: str | None, *, site_url: str | Non
     html = "".join(
         [
             f'<div dir="{direction}">',
-            f"<p>{escape(first)}</p>",
+            f"<p>{_unbroken(first)}</p>",
             f'<h2 style="{_H2}">{escape(say["most_important"])}</h2>' if top else "",
             *(_row(item, site_url, say["open"]) for item in top),
             f'<h2 style="{_H2}">{escape(say["by_type"])}</h2>',
@@ -112,7 +112,7 @@ def mail(document: Mapping[str, Any], locale: str | None, *, site_url: str | Non
             "</div>",
         ]
     )
-    return Mail(subject, "\n".join(lines) + "\n", html)
+    return Mail(subject, "\n".join(lines), html)
 
 
 @lru_cache(maxsize=1024)  # many people share a day and a language
@@ -161,6 +161,11 @@ def _offset(zone: Any, document: Mapping[str, Any]) -> str:
     return f"UTC{sign}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
 
 
+def _unbroken(line: str) -> str:
+    """As HTML, each count on a line with what it counts."""
+    return " · ".join(f'<span style="white-space:nowrap">{escape(part)}</span>' for part in line.split(" · "))
+
+
 def _row(item: Mapping[str, Any], site_url: str | None, opened: str) -> str:
     link = _link(item["action_url"], site_url)
     title = f'<strong dir="auto">{escape(item["title"])}</strong>'
@@ -172,7 +177,8 @@ def _row(item: Mapping[str, Any], site_url: str | None, opened: str) -> str:
 def _link(action_url: str | None, site_url: str | None) -> str | None:
     if action_url is None or action_url.startswith("https://"):
         return action_url
-    return urljoin(site_url, action_url) if site_url is not None and action_url.startswith("/") else None
+    is_path = action_url.startswith("/") and not action_url.startswith(("//", "/\\"))  # those name a host
+    return urljoin(site_url, action_url) if site_url is not None and is_path else None
 
 
 def _counted(name: str, count: int, locale: str | None) -> str:
@@ -208,7 +214,7 @@ def _texts(locale: str | None) -> Mapping[str, Any]:
 
 _H2 = "font-size:16px;margin:24px 0 8px"
 _LINE = "margin:2px 0"
-_ITEM = "border:1px solid #8886;border-radius:8px;padding:12px 14px;margin:0 0 10px"
+_ITEM = "overflow-wrap:anywhere;border:1px solid #8886;border-radius:8px;padding:12px 14px;margin:0 0 10px"
 _TEASER = "margin:4px 0"
-_LINK = "display:inline-block;margin-top:4px"
+_LINK = "display:inline-block;margin-top:4px;color:inherit;font-weight:600"
 _QUIET = "margin:12px 0 0;font-size:13px;opacity:.75"

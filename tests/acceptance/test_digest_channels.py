@@ -46,7 +46,7 @@ async def push_service(tmp_path: Path) -> AsyncIterator[PushService]:
 @pytest.fixture
 async def node(database: str, providers: Providers, push_service: PushService) -> AsyncIterator[Node]:
     """One process that finds every provider and the push service, and looks for due digests often."""
-    settings = {
+    settings: dict[str, Any] = {
         **providers.settings(),
         "VAPID_EMAIL": "ops@example.org",
         "PUSH_CA_FILE": str(push_service.ca_file),
