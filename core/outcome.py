@@ -50,7 +50,8 @@ class Retry(_Ended):
     after: not before this is over (Retry-After), where the provider says so. throttled: the provider has
     had enough of the whole account, not of this message: nobody sends through it until `after` is over.
     elsewhere: the trouble is one receiver's of many, and says nothing about the account. partly: some of it was
-    sent; when trying again has an end, it counts as sent.
+    sent; when trying again has an end, it counts as sent. is_held_back: the receiver as a whole can not be sent to
+    for now, which is not counted against the message.
     """
 
     name: ClassVar[str] = "retry"
@@ -58,6 +59,7 @@ class Retry(_Ended):
     throttled: bool = False
     elsewhere: bool = False
     partly: bool = False
+    is_held_back: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

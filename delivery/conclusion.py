@@ -98,6 +98,11 @@ def conclude(
         case Retry() if outcome.throttled or is_probe:
             wait = _jittered(settings.retry_base, settings.retry_base, 0, jitter, outcome.after)
             return _waits("queued", outcome, wait)
+        case Retry() if outcome.is_held_back and not outcome.partly:
+            if waited >= settings.give_up_after:
+                return _dead(outcome, f"could not be sent for too long; at last: {outcome.reason}")
+            longest = min(settings.retry_cap, max(settings.retry_base, waited / 2))  # ever more rarely
+            return _waits("queued", outcome, _jittered(longest, longest, 0, jitter, outcome.after))
         case Retry():
             return _again(claimed, outcome, settings, jitter, outcome.after)
         case Defer() if outcome.throttled:

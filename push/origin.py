@@ -82,6 +82,10 @@ class Origin:
         """Whether the breaker is: it has failed too often in a row."""
         return self.failures >= self.pace.failures
 
+    def holds_back(self, now: float) -> bool:
+        """Whether the push service as a whole is not sent to, or only to see whether it is back."""
+        return self.is_open or now < self.paused_until
+
     def admit(self, now: float) -> Wait | Pause | None:
         """Whether one more may be sent now: None, and it counts as under way until `ended`."""
         if now < self.paused_until:

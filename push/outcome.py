@@ -40,13 +40,15 @@ class PushResult:
     What became of one push to one browser.
 
     status: the push service's; None: it was not asked, or did not answer. retry_after: not before this is over.
-    reason: a sentence for the operator, without the endpoint.
+    reason: a sentence for the operator, without the endpoint. is_held_back: it is the push service as a whole that is
+    not sent to for now, which says nothing about this push.
     """
 
     kind: Kind
     status: int | None = None
     retry_after: timedelta | None = None
     reason: str = ""
+    is_held_back: bool = False
 
 
 _TAKEN = PushResult(kind="sent", status=201, reason="the push service has taken it")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
 from uuid import UUID
@@ -143,6 +143,8 @@ class PushSender:
         finally:
             self.stats.in_flight -= 1
             gate.leave(result, subscription.id)
+        if result.kind in ("retry", "throttled") and gate.origin.holds_back(self._clock.monotonic()):
+            result = replace(result, is_held_back=True)
         return self._counted(service, result)
 
     async def close(self) -> None:
@@ -236,6 +238,11 @@ def _standing(service: Service, authorization: str) -> Headers:
     )
 
 
+_CROWDED = PushResult(
+    kind="retry", reason="too many pushes are waiting for this push service", is_held_back=True
+)
+
+
 class _Gate:
     """The queue of one push service: in the order of arrival, as its pace lets them."""
 
@@ -264,7 +271,7 @@ class _Gate:
                 self._wake()  # there may be room for one more
                 return None
             if now >= until:
-                return PushResult(kind="retry", reason="too many pushes are waiting for this push service")
+                return _CROWDED
             turn = asyncio.get_running_loop().create_future()
             self._queue.append(turn) if behind else self._queue.appendleft(turn)
             if verdict is not None and verdict.seconds is not None:
@@ -278,9 +285,7 @@ class _Gate:
                 elif turn in self._queue:
                     self._queue.remove(turn)
                 if isinstance(error, TimeoutError):
-                    return PushResult(
-                        kind="retry", reason="too many pushes are waiting for this push service"
-                    )
+                    return _CROWDED
                 raise
             behind = False
             now = self._clock.monotonic()
@@ -312,7 +317,8 @@ def _turned_away(pause: Pause) -> PushResult:
         if pause.kind == "throttled"
         else "the push service has failed too often in a row"
     )
-    return PushResult(kind=pause.kind, retry_after=timedelta(seconds=pause.seconds), reason=reason)
+    wait = timedelta(seconds=pause.seconds)
+    return PushResult(kind=pause.kind, retry_after=wait, reason=reason, is_held_back=True)
 
 
 class Turns:

@@ -228,7 +228,14 @@ def concluded(waiting: Waiting, results: Sequence[PushResult]) -> Outcome:
     lost = [one for one in results if one.kind == "unknown"]
     if left:
         after = max((one.retry_after for one in left if one.retry_after is not None), default=None)
-        return Retry(reason=left[0].reason, code=_code(left[0]), after=after, elsewhere=True, partly=has_sent)
+        return Retry(
+            reason=left[0].reason,
+            code=_code(left[0]),
+            after=after,
+            elsewhere=True,
+            partly=has_sent,
+            is_held_back=all(one.is_held_back for one in left),
+        )
     if lost:
         return Unknown(reason=lost[0].reason, code=_code(lost[0]), elsewhere=True, partly=has_sent)
     if has_sent:

@@ -385,6 +385,41 @@ async def test_when_a_browser_is_never_reached_a_delivery_counts_as_sent_where_a
     assert len(phone.told) == 1
 
 
+async def test_a_push_outlasts_a_push_service_that_is_away_for_long(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Say(503)
+    await town.push()
+    for _ in range(12):
+        await town.due_now()
+        await town.work()
+    assert (await town.delivery())["state"] == "queued"
+
+    town.service.fault_of = lambda _token: None
+    for gate in town.edge.services.delivery.push.sender._gates.values():
+        gate.origin._closed_until = 0  # in place of a second
+    await town.due_now()
+    await town.work()
+
+    assert (await town.delivery())["state"] == "sent"
+    assert len(browser.told) == 1
+
+
+async def test_a_push_that_had_no_turn_for_a_day_is_given_up(town: Town):
+    await town.subscribe()
+    town.service.fault_of = lambda _token: Say(503)
+    await town.push()
+    for _ in range(6):
+        await town.due_now()
+        await town.work()
+    await town.edge.rows("UPDATE notification_deliveries SET queued_at = now() - interval '25 hours'")
+
+    await town.due_now()
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"][:35]) == ("failed", "could not be sent for too long; at ")
+
+
 @pytest.mark.parametrize("status", [404, 410])
 async def test_a_subscription_that_has_ended_is_forgotten_at_once(town: Town, status: int):
     gone, there = await town.subscribe(), await town.subscribe()
