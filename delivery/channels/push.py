@@ -193,7 +193,8 @@ class PushProvider:
         """What the browser is told."""
         ticket = Ticket(message.tenant_id, message.delivery_id, subscription_id)
         assert message.notification_id is not None, "an event goes to a webhook"
-        looks = _looks(message.metadata.get("push"))
+        # An icon is for bystanders what a title is: a private push has that of the installation.
+        looks = _Looks() if message.privacy == "private" else _looks(message.metadata.get("push"))
         return Push(
             notification_id=message.notification_id,
             notification_type=message.notification_type,

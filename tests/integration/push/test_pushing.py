@@ -655,7 +655,8 @@ async def test_a_private_push_says_only_that_there_is_something(town: Town):
     browser = await town.subscribe()
     await private(town, {"*": "private"})
 
-    await town.push(**SECRET, metadata={"student_name": "John Doe"})
+    metadata = {"student_name": "John Doe", "push": {"icon": "/iep.png", "badge": "/iep-badge.png"}}
+    await town.push(**SECRET, metadata=metadata)
 
     said = browser.said
     assert said["title"] == said["notification"]["title"] == "You have a new notification"
