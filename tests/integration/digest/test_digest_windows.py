@@ -91,7 +91,7 @@ async def test_every_notification_is_in_one_digest_once(desk: Desk, seed: int) -
             case "run":
                 await desk.stores.query("DELETE FROM digest_runs WHERE state = 'skipped_late'")
                 before = len(told)
-                desk.digests.windows = listening  # type: ignore[method-assign]  # it listens, and changes nothing
+                desk.digests.windows = listening  # type: ignore[assignment,method-assign]  # it listens, and changes nothing
                 await run(desk)
                 desk.digests.windows = windows  # type: ignore[method-assign]  # as it was
                 model.ran()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
+from apscheduler.triggers.cron import CronTrigger
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -125,6 +127,20 @@ def as_zoneinfo_says(day: date, wall: time, zone: ZoneInfo) -> datetime | None:
     return datetime.combine(day, wall, tzinfo=zone).astimezone(UTC)
 
 
+def as_cron_says(day: date, wall: time, zone: ZoneInfo) -> list[datetime]:
+    """When a daily job of APScheduler's fires on a date."""
+    trigger = CronTrigger(hour=wall.hour, minute=wall.minute, timezone=zone)
+    end = start(day + DAY, zone)
+    fired = trigger.get_next_fire_time(None, start(day, zone))
+    found: list[datetime] = []
+    while (
+        fired is not None and fired.astimezone(UTC) < end and len(found) < 2
+    ):  # in a fold it goes round in circles
+        found.append(fired.astimezone(UTC))
+        fired = trigger.get_next_fire_time(fired, fired + timedelta(seconds=1))
+    return found
+
+
 @pytest.fixture(scope="module")
 def checks() -> list[Check]:
     """
@@ -154,6 +170,24 @@ def step_of(known: list[datetime]) -> timedelta:
 
 
 Check = tuple[ZoneInfo, date, time, datetime | None]
+
+
+def test_a_cron_trigger_leaves_digests_out_and_sends_others_twice(checks: list[Check]) -> None:
+    """APScheduler's, by the same sweep: every seventh of it, because it is slow."""
+    shown = checks[::7]
+    missed, double, moved = 0, 0, 0
+    for zone, day, wall, at in shown:
+        if at is None or not start(day, zone) <= at < start(day + DAY, zone):
+            continue  # a date that does not exist, or a digest that a gap moves into the next one
+        fired = as_cron_says(day, wall, zone)
+        missed += not fired
+        double += len(fired) > 1
+        moved += len(fired) == 1 and fired != [at]
+    print(
+        f"\n  {len(shown)} checks of a CronTrigger, missed: {missed}, double: {double}, at another time: {moved}"
+    )
+
+    assert missed + double + moved > 100, "the sweep catches who leaves it to cron"
 
 
 def test_every_half_hour_at_every_change_of_every_zone_is_right(checks: list[Check]) -> None:
@@ -243,6 +277,34 @@ def test_however_somebody_moves_no_date_has_two_digests_and_none_comes_within_tw
         now, table = until, daily(zone, wall)
 
     assert len({run.date for run in sent}) == len(sent)
+    assert all(later.at - one.at >= LEAST_GAP for one, later in pairwise(sent))
+
+
+def test_ten_thousand_moves_near_the_minute_bring_no_date_two_digests() -> None:
+    chance = random.Random(30)
+    zones = (
+        "Pacific/Kiritimati",
+        "Etc/GMT+12",
+        "Europe/Berlin",
+        "Asia/Kathmandu",
+        "America/New_York",
+        "Africa/Cairo",
+    )
+    now, last, sent = utc(2026, 3, 25), None, list[Run]()
+    run = next_run(daily("Europe/Berlin"), now)
+    for _ in range(10_000):
+        now += timedelta(seconds=chance.randrange(1, 3 * 3600))
+        if run is not None and run.at <= now:
+            sent.append(run)
+            last = run
+        zone = chance.choice(zones)
+        soon = (now + timedelta(minutes=chance.randrange(-2, 3))).astimezone(ZoneInfo(zone)).time()
+        run = next_run(
+            daily(zone, soon.replace(second=0, microsecond=0)), now, last=last, changed=last is not None
+        )
+
+    assert len(sent) > 100
+    assert len({one.date for one in sent}) == len(sent)
     assert all(later.at - one.at >= LEAST_GAP for one, later in pairwise(sent))
 
 
