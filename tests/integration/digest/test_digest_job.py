@@ -280,3 +280,49 @@ async def test_aliases_of_zones_are_kept_as_they_were_chosen(desk: Desk) -> None
 
     assert one is not None
     assert one.wanted.timezone == "EST5EDT"
+
+
+async def test_a_day_too_large_for_a_notification_is_cut_until_it_fits_and_keeps_back_nobody(
+    desk: Desk,
+) -> None:
+    for name in ("ada", "bob"):
+        await desk.subscribe(name)
+    for number in range(40):
+        long = f"{number} " + "ä" * 4000
+        await desk.stores.send("ada", title=long, message=long, notification_type=f"type_{number}")
+    await desk.stores.send("bob", title="short")
+    await desk.due_now()
+
+    assert await desk.job.run_due() == 2
+
+    assert [row["state"] for row in await desk.runs()] == ["sent", "sent"]
+    large, small = sorted(await desk.sent(), key=lambda one: -one["summary"]["total_notifications"])
+    assert large["summary"]["total_notifications"] == 40
+    assert 0 < len(large["top_notifications"]) <= 5
+    assert all(len(one["title"]) <= 200 for one in large["top_notifications"])
+    assert len(msgspec.json.encode(large)) < 16 * 1024
+    assert small["top_notifications"][0]["title"] == "short"
+
+
+async def test_runs_are_forgotten_with_the_history_of_their_tenant(desk: Desk) -> None:
+    await desk.subscribe()
+    await desk.stores.query(
+        "INSERT INTO tenant_settings (tenant_id, retention_days, legal_hold) VALUES ('short', 7, false), ('held', 7, true)"
+    )
+    await desk.stores.query(
+        "INSERT INTO digest_runs (tenant_id, user_id, local_date, slot, state, due_at, ran_at, timezone, after, until)"
+        " SELECT t, 'ada', current_date - days, 0, 'skipped_empty', now(), now() - make_interval(days => days), 'UTC', '{}', '{}'"
+        " FROM unnest(ARRAY['school', 'short', 'held']) AS t, unnest(ARRAY[1, 30, 100]) AS days"
+    )
+
+    gone = [await desk.digests.prune(2, 90) for _ in range(3)]
+
+    assert gone == [2, 1, 0]
+    kept = await desk.stores.query(
+        "SELECT tenant_id, current_date - local_date FROM digest_runs ORDER BY 1, 2"
+    )
+    assert [tuple(row) for row in kept] == [
+        *(("held", days) for days in (1, 30, 100)),
+        *(("school", days) for days in (1, 30)),
+        ("short", 1),
+    ]
