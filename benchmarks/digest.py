@@ -208,6 +208,7 @@ async def few_among_many(dsn: str, idle: int, due: int) -> str:
 
     class Nobody:
         def publish(self, entries: Sequence[object]) -> None: ...
+        def publish_message(self, *message: object) -> None: ...
 
     job = DigestJob(database, Digests(database), Nobody(), words, SystemClock())
     began = time.monotonic()

@@ -246,7 +246,7 @@ async def test_a_run_that_was_due_is_told_of(edge: Edge) -> None:
 
 @pytest.mark.parametrize(("method", "path"), EVERY)
 async def test_it_is_a_persons_own_or_a_services_business(edge: Edge, method: str, path: str) -> None:
-    body = {"json": {}} if method == "PUT" else {}
+    body: dict[str, Any] = {"json": {}} if method == "PUT" else {}
     whose = {"user_id": "ada"}
     await want(edge)
     await edge.submit("ada")
