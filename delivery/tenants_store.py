@@ -19,13 +19,15 @@ class TenantSettings:
     """
     region: ISO 3166, for phone numbers that name no country. unknown_outcome: of an SMS, WhatsApp or Telegram message
     of which nobody knows whether it was sent; None: high and urgent are sent once more. retention_days: None: as the
-    service keeps them. legal_hold: nothing of the tenant is deleted.
+    service keeps them. legal_hold: nothing of the tenant is deleted. weekend_days: of its people, 0 is Monday; None:
+    Saturday and Sunday.
     """
 
     region: str | None = None
     unknown_outcome: UnknownOutcome | None = None
     retention_days: int | None = None
     legal_hold: bool = False
+    weekend_days: list[int] | None = None
 
 
 class Tenants:

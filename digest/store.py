@@ -189,6 +189,11 @@ class Digests:
             status: str = await connection.execute(SQL["prune"], limit, days)
         return int(status.rpartition(" ")[2])
 
+    async def forget(self, tenant_id: str, user_id: str) -> None:
+        """Keep nothing of a person: neither their wishes nor their runs."""
+        async with self._database.connection() as connection:
+            await connection.execute(SQL["forget"], tenant_id, user_id)
+
     async def zones(self) -> Mapping[str, int]:
         """The zones that people with a digest to come have chosen, and how many they are."""
         async with self._database.connection() as connection:

@@ -182,3 +182,9 @@ LEFT JOIN LATERAL (
     SELECT r.locale FROM recipients r WHERE r.tenant_id = c.tenant_id AND r.user_id = c.user_id
     OFFSET 0) AS r ON true
 ORDER BY c.place;
+
+-- name: forget
+-- A person is forgotten: what they wanted, and which digests they were sent.
+--   $1 tenant id text, $2 user id text
+WITH runs AS (DELETE FROM digest_runs WHERE tenant_id = $1 AND user_id = $2)
+DELETE FROM digest_subscriptions WHERE tenant_id = $1 AND user_id = $2;

@@ -212,6 +212,11 @@ class Subscriptions:
         if status == "DELETE 0":
             raise not_found("subscription")
 
+    async def forget(self, tenant_id: str, user_id: str) -> None:
+        """Keep no browser of a person."""
+        async with self._database.connection() as connection:
+            await connection.execute(SQL["forget"], tenant_id, user_id)
+
     async def report(
         self, tenant_id: str, delivery_id: UUID, subscription_id: UUID, event: Event
     ) -> Reported | None:

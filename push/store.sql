@@ -58,6 +58,11 @@ UPDATE push_subscriptions SET name = $4 WHERE tenant_id = $1 AND id = $3 AND use
 --   $1 tenant id text, $2 user id text, $3 id uuid
 DELETE FROM push_subscriptions WHERE tenant_id = $1 AND id = $3 AND user_id = $2;
 
+-- name: forget
+-- A person is forgotten, and with them every browser of theirs.
+--   $1 tenant id text, $2 user id text
+DELETE FROM push_subscriptions WHERE tenant_id = $1 AND user_id = $2;
+
 -- name: active_of
 -- The browsers of several persons of one tenant. Leans on idx_push_subscriptions_active.
 --   $1 tenant id text, $2 user ids text[]

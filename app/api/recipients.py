@@ -243,13 +243,15 @@ async def page(call: Call) -> Response:
 
 async def delete(call: Call) -> Response:
     """
-    Forget a person: who they are, their addresses, and what they have written.
+    Forget a person: who they are, their addresses, what they have written, their digests and browsers.
 
     What is still on its way to them is dropped. What they want no more of stays known.
     """
     user_id = whose(call)
     identity = call.identity
     await call.services.delivery.recipients.delete(identity.tenant_id, user_id, actor_of(identity))
+    await call.services.digests.forget(identity.tenant_id, user_id)
+    await call.services.delivery.push.subscriptions.forget(identity.tenant_id, user_id)
     return nothing()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, StringConstraints
 from starlette.responses import Response
 
-from app.api.models import Answer, Body
+from app.api.models import Answer, Body, unique
 from app.api.operation import Call, Operation, answer
 from app.api.reading import read
 from delivery.addresses import is_region
@@ -38,6 +38,9 @@ class TenantSettingsBody(Body):
     )
     retention_days: Annotated[int, Field(ge=1, le=MAX_RETENTION_DAYS)] | None = None
     legal_hold: bool = Field(default=False, description="Retention deletes nothing of the tenant.")
+    weekend_days: (
+        Annotated[list[Annotated[int, Field(ge=0, le=6)]], Field(max_length=6), AfterValidator(unique)] | None
+    ) = Field(default=None, description="0 is Monday; without it Saturday and Sunday. Digests heed them.")
 
 
 class TenantSettingsAnswer(Answer):
@@ -47,6 +50,7 @@ class TenantSettingsAnswer(Answer):
     unknown_outcome: UnknownOutcome | None
     retention_days: int | None
     legal_hold: bool
+    weekend_days: list[int] | None
 
 
 async def find(call: Call) -> Response:
@@ -68,6 +72,7 @@ def _shown(settings: TenantSettings) -> TenantSettingsAnswer:
         unknown_outcome=settings.unknown_outcome,
         retention_days=settings.retention_days,
         legal_hold=settings.legal_hold,
+        weekend_days=settings.weekend_days,
     )
 
 

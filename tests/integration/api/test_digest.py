@@ -11,6 +11,7 @@ import pytest
 
 from app.api.digest import AIVO_SUBSCRIPTION
 from tests.api import OTHER_TENANT, Edge, admin, person, service
+from tests.push_browser import Browser
 
 WANTED = "/api/v1/digest/subscription"
 PREVIEW = "/api/v1/digest/preview"
@@ -283,3 +284,28 @@ async def test_a_change_is_in_the_audit_log(edge: Edge) -> None:
     [row] = await edge.rows("SELECT action, subject FROM audit_log WHERE action LIKE 'digest.%'")
 
     assert tuple(row) == ("digest.changed", "recipient:ada")
+
+
+async def test_the_weekend_is_the_tenants(edge: Edge) -> None:
+    await edge.client(admin()).put("/api/v1/tenant/settings", json={"weekend_days": [4, 5]})
+
+    await want(edge, exclude_weekends=True, timezone="Asia/Dubai")
+
+    days = {date.fromisoformat(run["date"]).weekday() for run in await runs(edge, 30)}
+    assert days == {6, 0, 1, 2, 3}
+
+
+async def test_who_is_forgotten_has_neither_a_digest_nor_a_browser_any_more(edge: Edge) -> None:
+    await edge.client(service()).put("/api/v1/recipients/ada", json={"name": "Ada"})
+    endpoint = "https://fcm.googleapis.com/fcm/send/ada"
+    keys: Any = Browser().subscription(endpoint)["keys"]
+    offer = {"endpoint": endpoint, "p256dh_key": keys["p256dh"], "auth_key": keys["auth"]}
+    subscribed = await edge.client(person()).post("/api/v1/push/subscribe", json=offer)
+    assert subscribed.status_code == 201, subscribed.text
+    await want(edge)
+    await want(edge, caller=person("bob"))
+
+    assert (await edge.client(service()).delete("/api/v1/recipients/ada")).status_code == 204
+
+    assert [row["user_id"] for row in await edge.rows("SELECT user_id FROM digest_subscriptions")] == ["bob"]
+    assert not await edge.rows("SELECT FROM push_subscriptions")

@@ -138,9 +138,21 @@ async def test_what_is_no_name_language_or_zone_is_refused(edge: Edge, member: s
 
 async def test_a_phone_number_without_a_country_is_of_the_tenants_region(edge: Edge) -> None:
     settings = "/api/v1/tenant/settings"
-    nothing = {"region": None, "unknown_outcome": None, "retention_days": None, "legal_hold": False}
+    nothing = {
+        "region": None,
+        "unknown_outcome": None,
+        "retention_days": None,
+        "legal_hold": False,
+        "weekend_days": None,
+    }
     assert (await edge.client(admin()).get(settings)).json() == nothing
-    chosen = {"region": "RW", "unknown_outcome": "give_up", "retention_days": 30, "legal_hold": True}
+    chosen: dict[str, Any] = {
+        "region": "RW",
+        "unknown_outcome": "give_up",
+        "retention_days": 30,
+        "legal_hold": True,
+    }
+    chosen["weekend_days"] = [4, 5]
 
     put = await edge.client(admin()).put(settings, json=chosen)
 
@@ -157,6 +169,9 @@ async def test_a_phone_number_without_a_country_is_of_the_tenants_region(edge: E
     assert (await edge.client(service()).put(settings, json={})).status_code == 403
     for bad in ("XX", "gb", "GBR", ""):
         assert "region" in faults(await edge.client(admin()).put(settings, json={"region": bad}))
+    for days in ([7], [-1], [1, 1], list(range(7))):
+        refused = faults(await edge.client(admin()).put(settings, json={"weekend_days": days}))
+        assert any(path.startswith("weekend_days") for path in refused)
     assert (await edge.client(admin()).put(settings, json={})).json() == nothing
 
 
