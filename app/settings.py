@@ -28,6 +28,7 @@ from core.vault import read_keys
 from delivery.addresses import normalise
 from delivery.breaker import BreakerSettings
 from delivery.broadcasts_store import BroadcastSettings
+from delivery.budget_store import BudgetSettings
 from delivery.channel import PROVIDER_CHANNELS
 from delivery.channels import ChannelSettings
 from delivery.channels.email import EmailSettings
@@ -145,6 +146,7 @@ class Settings:
     worker: WorkerSettings
     retries: RetrySettings
     breaker: BreakerSettings
+    budget: BudgetSettings
     digest: DigestSettings
     links: LinkSettings
     sms: SmsSettings
@@ -232,6 +234,7 @@ SECTIONS = (
     Section(WorkerSettings, "DELIVERY_"),
     Section(RetrySettings, "DELIVERY_"),
     Section(BreakerSettings, "DELIVERY_BREAKER_"),
+    Section(BudgetSettings, "DELIVERY_"),
     Section(DigestSettings, "DIGEST_"),
     Section(LinkSettings, "HUB_", {"site_url": "DELIVERY_SITE_URL"}),
     Section(ApiSettings, "HUB_", fixed=("version",)),
@@ -320,6 +323,7 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
         worker=_fill(WorkerSettings, given),
         retries=_fill(RetrySettings, given),
         breaker=_fill(BreakerSettings, given),
+        budget=_fill(BudgetSettings, given),
         digest=_fill(DigestSettings, given),
         links=_fill(LinkSettings, given),
         codes=_fill(VerificationSettings, given),

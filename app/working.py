@@ -13,6 +13,7 @@ from core.notification import Content
 from core.vault import Vault
 from delivery.accounts_store import Accounts
 from delivery.broadcasts_store import Broadcasts
+from delivery.budget_store import Budget
 from delivery.capacity import Capacity
 from delivery.channel import Channel
 from delivery.composing import Composer, Rendered
@@ -60,6 +61,7 @@ def worker(
         endpoints=Endpoints(database, vault, clock),
         broadcasts=Broadcasts(database, settings.broadcasts),
         accounts=Accounts(database),
+        budget=Budget(database, settings.budget),
         recorder=Recorder(database, clock, on_fallback=wake, failpoints=settings.process.failpoints),
         channels=channels,
         capacity=Capacity(channels, clock, settings.breaker, batch_limit=settings.worker.batch_limit),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from uuid import UUID
 
 import asyncpg
@@ -14,6 +15,7 @@ import structlog
 from core.clock import Clock
 from core.database import Connection, Database
 from core.errors import ServiceError
+from delivery.budget_store import give_back
 from delivery.endpoints_store import emit
 from delivery.events import delivery_event
 from delivery.outbox import NO_FENCE, Claimed, Completion, complete, expire, fall_back
@@ -34,7 +36,7 @@ class Ended:
     One attempt that has ended, and what it brings about if it decides.
 
     fallback: the channel that takes over. is_stopped: the person has stopped the channel. dead_address: to be
-    paused, for `dead_because`.
+    paused, for `dead_because`. unspent: the day of whose budget a paid message was reserved that was not sent.
     """
 
     claimed: Claimed
@@ -43,6 +45,7 @@ class Ended:
     is_stopped: bool = False
     dead_address: UUID | None = None
     dead_because: str | None = None
+    unspent: date | None = None
 
 
 class Recorder:
@@ -169,6 +172,10 @@ async def _record(connection: Connection, batch: Sequence[Ended], clock: Clock, 
     deciding = sorted(
         (one for one in batch if (one.claimed.tenant_id, one.claimed.id) in decided),
         key=lambda one: (one.claimed.tenant_id, one.claimed.user_id or "", one.claimed.id),
+    )
+    await give_back(
+        connection,
+        Counter((one.claimed.tenant_id, one.unspent) for one in deciding if one.unspent is not None),
     )
     fallbacks = 0
     for one in deciding:

@@ -73,6 +73,7 @@ _KNOWN_CODES: Final = frozenset(line.code for line in CODES if line.code.isalnum
     "compose",
     "worker_lost",
     "account_blocked",
+    "budget_spent",
 }
 OTHER = "other"
 NONE = "none"

@@ -8,12 +8,14 @@ its leases run out, another takes over, and what it says afterwards decides noth
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from random import Random
 from typing import NamedTuple, Protocol
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -23,6 +25,7 @@ from core.errors import ServiceError
 from core.outcome import Fail, Outcome, Retry, Unknown
 from delivery.accounts_store import Accounts
 from delivery.broadcasts_store import Broadcasts
+from delivery.budget_store import PAID, Budget
 from delivery.capacity import Blocked, Capacity, Way
 from delivery.channel import PROVIDER_CHANNELS, Address, Channel, Message
 from delivery.conclusion import Conclusion, RetrySettings, abandon, conclude, settle
@@ -150,6 +153,7 @@ class Worker:
         endpoints: Endpoints,
         broadcasts: Broadcasts,
         accounts: Accounts,
+        budget: Budget,
         recorder: Recorder,
         channels: Mapping[str, Channel],
         capacity: Capacity,
@@ -167,6 +171,7 @@ class Worker:
         self._endpoints = endpoints
         self._broadcasts = broadcasts
         self._accounts = accounts
+        self._budget = budget
         self._recorder = recorder
         self._channels = channels
         self._capacity = capacity
@@ -183,6 +188,7 @@ class Worker:
         self._exchanged = clock.monotonic() - _ACCOUNTS_AGE_S
         self._behind: Set[str] = frozenset()  # channels that may have more to do than there was room for
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reserved: dict[UUID, date] = {}  # deliveries that may cost something, and of which day
         self._is_stopping = False
 
     def wake(self) -> None:
@@ -369,6 +375,9 @@ class Worker:
             targets = await self._targets(batch)
             facts = await self._gather(batch)
             rules = await self._unknown_rules(batch)
+            budgets = await self._budget.reserve(
+                Counter(one.tenant_id for one in batch if one.channel in PAID and one.kind == "notification")
+            )
         except ServiceError as error:  # nothing was sent, so nothing is unknown: give it back
             log.warning("attempts_postponed", code=error.code, deliveries=len(batch))
             for one in batch:
@@ -389,6 +398,9 @@ class Worker:
                 self._spawn(self._send_event(claimed, target, began))
         for known in facts:
             try:
+                paid = budgets.get(known.claimed.tenant_id) if known.claimed.channel in PAID else None
+                if paid is not None and paid.take():
+                    self._reserved[known.claimed.id] = paid.day
                 self._decide(known, rules, began)
             except Exception as error:  # noqa: BLE001 - it is logged and recorded, and is one delivery's business
                 self._poisoned(known.claimed, error)
@@ -434,6 +446,9 @@ class Worker:
                     if isinstance(settled, Conclusion):
                         self._conclude(claimed, facts, settled, gates)
                         return
+                if claimed.channel in PAID and claimed.id not in self._reserved:
+                    self._conclude(claimed, facts, self._over_budget(claimed, facts.now), gates)
+                    return
                 self._spawn(self._send(facts, channel, address, gates, began))
 
     async def _send(self, facts: Facts, channel: Channel, address: Address, gates: str, began: float) -> None:
@@ -562,6 +577,19 @@ class Worker:
         )
         self._conclude(claimed, None, self._undecided(claimed, released), None)
 
+    def _over_budget(self, claimed: Claimed, now: datetime) -> Conclusion:
+        """It waits for the next day (UTC), which begins with those that wait longest."""
+        log.error("paid_budget_spent", tenant_id=claimed.tenant_id, channel=claimed.channel)
+        tomorrow = datetime.combine(now.astimezone(UTC).date() + timedelta(days=1), time(0), tzinfo=UTC)
+        waiting = Conclusion(
+            state="deferred",
+            outcome="policy_defer",
+            code="budget_spent",
+            reason="the tenant has sent as many paid messages today as it may",
+            wait=tomorrow - now + timedelta(minutes=10) * self._random.random(),
+        )
+        return self._undecided(claimed, waiting)
+
     def _undecided(self, claimed: Claimed, waiting: Conclusion) -> Conclusion:
         """How it waits about which nothing was decided: what nobody knows the end of stays unknown."""
         channel = self._channels.get(claimed.channel)
@@ -582,6 +610,7 @@ class Worker:
         address: Address | None = None,
     ) -> None:
         self._capacity.give_back(claimed.channel)
+        reserved = self._reserved.pop(claimed.id, None)
         self.stats.sent += conclusion.outcome == "sent"
         self.stats.unknown += conclusion.outcome == "unknown"
         provider = way.provider.name if way is not None else None
@@ -611,6 +640,7 @@ class Worker:
                 is_stopped=conclusion.is_stopped,
                 dead_address=address_id if conclusion.dead_because is not None else None,
                 dead_because=conclusion.dead_because,
+                unspent=None if conclusion.outcome in ("sent", "unknown") else reserved,
             )
         )
         seconds = (self._clock.now() - claimed.created_at).total_seconds()

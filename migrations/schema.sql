@@ -319,6 +319,15 @@ CREATE TABLE public.opt_outs (
     CONSTRAINT opt_outs_scope_check CHECK ((scope = ANY (ARRAY['all'::text, 'channel'::text, 'topic'::text, 'type'::text, 'channel_type'::text])))
 );
 
+CREATE TABLE public.paid_messages (
+    tenant_id text NOT NULL,
+    day date NOT NULL,
+    used integer NOT NULL,
+    granted integer NOT NULL,
+    CONSTRAINT paid_messages_granted_check CHECK ((granted >= 0)),
+    CONSTRAINT paid_messages_used_check CHECK ((used >= 0))
+);
+
 CREATE TABLE public.preference_rules (
     tenant_id text NOT NULL,
     user_id text NOT NULL,
@@ -590,6 +599,9 @@ ALTER TABLE ONLY public.notifications
 
 ALTER TABLE ONLY public.opt_outs
     ADD CONSTRAINT opt_outs_pkey PRIMARY KEY (tenant_id, user_id, scope, value);
+
+ALTER TABLE ONLY public.paid_messages
+    ADD CONSTRAINT paid_messages_pkey PRIMARY KEY (tenant_id, day);
 
 ALTER TABLE ONLY public.preference_rules
     ADD CONSTRAINT preference_rules_pkey PRIMARY KEY (tenant_id, user_id, notification_type, channel);

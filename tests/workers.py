@@ -15,6 +15,7 @@ from core.vault import Vault
 from delivery.accounts_store import Accounts
 from delivery.breaker import BreakerSettings
 from delivery.broadcasts_store import Broadcasts
+from delivery.budget_store import Budget, BudgetSettings
 from delivery.capacity import Capacity
 from delivery.channel import PROVIDER_CHANNELS, UNKNOWN, Channel, Provider, UnknownPolicy
 from delivery.channels.simulator import Simulator, SimulatorSettings
@@ -88,6 +89,7 @@ def a_worker(
     retries: RetrySettings | None = None,
     breaker: BreakerSettings | None = None,
     links: LinkSettings | None = None,
+    budget: BudgetSettings | None = None,
     failpoints: frozenset[str] = frozenset(),
     looking: Looking = nobody_looks,
     unread: Unread = nobody_counts,
@@ -110,6 +112,7 @@ def a_worker(
         endpoints=Endpoints(database, VAULT, clock),
         broadcasts=Broadcasts(database),
         accounts=Accounts(database),
+        budget=Budget(database, budget),
         recorder=Recorder(database, clock, on_fallback=wake, failpoints=failpoints),
         channels=channels,
         capacity=Capacity(channels, clock, breaker or BreakerSettings(), batch_limit=given.batch_limit),

@@ -250,6 +250,16 @@ CREATE TABLE channel_accounts (
     PRIMARY KEY (channel, provider, account)
 );
 
+-- How many messages that cost money a tenant has sent on a day (UTC), those on their way included. granted: of what was
+-- asked for last.
+CREATE TABLE paid_messages (
+    tenant_id text    NOT NULL,
+    day       date    NOT NULL,
+    used      integer NOT NULL CHECK (used >= 0),
+    granted   integer NOT NULL CHECK (granted >= 0),
+    PRIMARY KEY (tenant_id, day)
+);
+
 -- What a sandbox has kept from going out, sealed.
 CREATE TABLE sandbox_messages (
     tenant_id       text        NOT NULL,

@@ -13,6 +13,7 @@ from core.clock import SystemClock
 from core.outcome import Outcome, Sent
 from delivery.breaker import BreakerSettings
 from delivery.broadcasts_store import Broadcasts
+from delivery.budget_store import BudgetSettings
 from delivery.channel import Address, Message
 from delivery.conclusion import RetrySettings
 from delivery.draft import Everyone, Users
@@ -498,3 +499,46 @@ async def test_workers_that_claim_in_the_same_moment_leave_nothing_lying(stores:
         while await box.claim([Room("email", 30, 4)]) or box.unlooked:
             pass
     assert not await outboxes[0].claim([Room("email", 30, 4)]) or not short
+
+
+async def test_no_number_of_workers_sends_more_paid_messages_than_a_day_may_cost(stores: Stores) -> None:
+    """Somebody pumps 60 SMS through us (RELIABILITY, threat 31); the day is worth 25."""
+    for _ in range(30):
+        await stores.send(Users.of("ada", "bob"), channels=("sms", "email"))
+    budget = BudgetSettings(paid_per_day=25)
+    workers = [
+        a_worker(stores.database, simulated(), name=f"w{number}", budget=budget, batch_limit=7)
+        for number in range(4)
+    ]
+
+    await asyncio.gather(*(one.run_once() for one in workers))
+
+    rows = await stores.query(
+        "SELECT channel, state, code, count(*) FROM notification_deliveries GROUP BY 1, 2, 3 ORDER BY 1, 2 DESC"
+    )
+    assert [tuple(row) for row in rows] == [
+        ("email", "sent", None, 60),
+        ("sms", "sent", None, 25),
+        ("sms", "deferred", "budget_spent", 35),
+    ]
+    [wait] = await stores.query(
+        "SELECT min(due_at) AT TIME ZONE 'UTC' >= (now() AT TIME ZONE 'UTC')::date + 1 AS is_tomorrow "
+        "FROM notification_deliveries WHERE state = 'deferred'"
+    )
+    assert wait["is_tomorrow"]
+
+
+async def test_what_was_not_sent_costs_nothing_of_the_day(stores: Stores) -> None:
+    budget = BudgetSettings(paid_per_day=1)
+    await stores.send("ada", channels=("sms",), metadata={"simulate": "unreachable"})
+    worker = a_worker(stores.database, simulated(), budget=budget)
+    await worker.run_once()
+    await worker.run_once()
+    assert [row["used"] for row in await stores.query("SELECT used FROM paid_messages")] == [0]
+
+    await stores.send("bob", channels=("sms",), metadata={"simulate": "reset_after_accept"})
+    await worker.run_once()
+
+    assert [row["used"] for row in await stores.query("SELECT used FROM paid_messages")] == [1], (
+        "it may be out"
+    )
