@@ -180,7 +180,10 @@ async def _pushed(edge: Edge, values: Mapping[str, str]) -> dict[str, Any]:
 async def _held_back(edge: Edge, values: Mapping[str, str]) -> dict[str, Any]:
     sent = await edge.submit(USER_ID, channels=["push"])
     [row] = await edge.rows("SELECT id FROM notification_deliveries")
-    token = Ticket(TENANT, row["id"], uuid4()).seal(edge.services.delivery.vault, "push-fetch")
+    made = await edge.client(person(USER_ID)).post("/api/v1/push/subscribe", json=AIVO_SUBSCRIPTION)
+    token = Ticket(TENANT, row["id"], UUID(made.json()["id"])).seal(
+        edge.services.delivery.vault, "push-fetch"
+    )
     return {"id": sent, "token": token}
 
 

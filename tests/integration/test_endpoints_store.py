@@ -76,6 +76,7 @@ def claimed(row: Any) -> Claimed:
         was_unknown=False,
         expires_at=None,
         created_at=row["created_at"],
+        queued_at=row["queued_at"],
         edited=None,
         fallback_of=None,
     )

@@ -65,6 +65,7 @@ def claimed(notification_id: UUID, user_id: str = "ada", channel: str = "email",
         "was_unknown": False,
         "expires_at": None,
         "created_at": datetime.now(UTC),
+        "queued_at": datetime.now(UTC),
         "edited": None,
         "fallback_of": None,
     }
