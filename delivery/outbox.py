@@ -273,9 +273,10 @@ async def expire(connection: Connection, limit: int) -> list[Cancelled]:
 
 async def complete(
     connection: Connection, completions: Sequence[Completion], *, fenced: bool = True
-) -> set[tuple[str, UUID]]:
+) -> set[tuple[str, UUID, int]]:
     """
-    Write down what became of attempts, in the caller's transaction; the deliveries that this decided.
+    Write down what became of attempts, in the caller's transaction; those that decided: tenant id,
+    delivery id, attempt.
 
     fenced: False in tests only, which show what happens then.
     """
@@ -304,7 +305,7 @@ async def complete(
         strict=True,
     )
     rows = await connection.fetch(SQL["complete"] if fenced else _UNFENCED, *map(list, columns))
-    return {(row["tenant_id"], row["id"]) for row in rows}
+    return {(row["tenant_id"], row["id"], row["attempt"]) for row in rows}
 
 
 #: What a row of `claim` or `peek` says of a delivery.

@@ -126,7 +126,7 @@ ORDER BY d.lane, d.due_at, d.id LIMIT $2;
 --   $6 retries smallint[], $7 deferrals smallint[], $8 unknowns smallint[] (all three to add), $9 outcomes text[],
 --   $10 providers text[], $11 accounts text[], $12 address ids uuid[], $13 provider refs text[], $14 codes text[],
 --   $15 reasons text[], $16 gates text[] (JSON)
--- Returns tenant_id and id of those that moved.
+-- Returns tenant_id, id and attempt of those that moved.
 WITH done AS MATERIALIZED (
     SELECT * FROM unnest(
         $1::text[], $2::uuid[], $3::int[], $4::text[], $5::interval[], $6::smallint[], $7::smallint[], $8::smallint[],
@@ -153,16 +153,17 @@ moved AS (
     WHERE d.tenant_id = o.tenant_id AND d.id = o.id AND d.attempt = o.attempt
       AND (d.state = 'processing' OR o.outcome = 'sent' AND d.state IN ('sent', 'delivered', 'read', 'undelivered', 'failed'))
     -- What was finished before this transaction was decided by somebody else, or by us the time before.
-    RETURNING d.tenant_id, d.id, d.state = o.state AND (d.finished_at IS NULL OR d.finished_at = now()) AS decided),
+    RETURNING d.tenant_id, d.id, d.attempt, d.state = o.state AND (d.finished_at IS NULL OR d.finished_at = now()) AS decided),
 recorded AS (
     UPDATE delivery_attempts a
     SET ended_at = now(), outcome = o.outcome, provider = o.provider, account = o.account, address_id = o.address_id,
         provider_ref = o.provider_ref, code = o.code, reason = o.reason, gates = o.gates::json,
-        is_late = NOT EXISTS (SELECT FROM moved m WHERE m.tenant_id = o.tenant_id AND m.id = o.id)
+        is_late = NOT EXISTS (
+            SELECT FROM moved m WHERE m.tenant_id = o.tenant_id AND m.id = o.id AND m.attempt = o.attempt)
     FROM done o
     WHERE a.tenant_id = o.tenant_id AND a.delivery_id = o.id AND a.attempt = o.attempt
       AND (a.ended_at IS NULL OR a.code = 'worker_lost'))
-SELECT m.tenant_id, m.id FROM moved m WHERE m.decided;
+SELECT m.tenant_id, m.id, m.attempt FROM moved m WHERE m.decided;
 
 -- name: unknown_rules
 -- What these tenants want done about messages of which nobody knows whether they were sent.

@@ -170,7 +170,7 @@ async def _record(connection: Connection, batch: Sequence[Ended], clock: Clock, 
     decided = await complete(connection, [one.completion for one in batch], fenced=fenced)
     # What follows locks the audit logs of tenants: in one order, so that two workers never wait for each other.
     deciding = sorted(
-        (one for one in batch if (one.claimed.tenant_id, one.claimed.id) in decided),
+        (one for one in batch if (one.claimed.tenant_id, one.claimed.id, one.claimed.attempt) in decided),
         key=lambda one: (one.claimed.tenant_id, one.claimed.user_id or "", one.claimed.id),
     )
     await give_back(

@@ -542,3 +542,27 @@ async def test_what_was_not_sent_costs_nothing_of_the_day(stores: Stores) -> Non
     assert [row["used"] for row in await stores.query("SELECT used FROM paid_messages")] == [1], (
         "it may be out"
     )
+
+
+async def test_two_attempts_of_one_worker_that_end_together_are_told_apart(stores: Stores) -> None:
+    """It was too slow, took the delivery over from itself, and then both calls came back."""
+    await stores.send("ada", channels=("email",))
+    outbox = Outbox(stores.database, "slow", LEASE)
+    [first] = await outbox.claim([Room("email", 1, 4)])
+    await due_now(stores)
+    [second] = await outbox.claim([Room("email", 1, 4)])
+
+    async with stores.database.transaction() as connection:
+        decided = await complete(
+            connection,
+            [
+                Completion(
+                    tenant_id=one.tenant_id, id=one.id, attempt=one.attempt, state="sent", outcome="sent"
+                )
+                for one in (first, second)
+            ],
+        )
+
+    assert decided == {(second.tenant_id, second.id, 2)}
+    rows = await stores.query("SELECT attempt, is_late FROM delivery_attempts ORDER BY attempt")
+    assert [tuple(row) for row in rows] == [(1, True), (2, False)]
