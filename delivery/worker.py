@@ -48,6 +48,9 @@ _STALL_S = 1.0
 #: What is known of accounts is at most so old when something is claimed.
 _ACCOUNTS_AGE_S = 0.1
 
+#: Until the next look where there may be more that is due, and nothing could be had: seconds.
+_AGAIN_S = 0.01
+
 _GATES = msgspec.json.Encoder()
 
 
@@ -296,8 +299,10 @@ class Worker:
             asked = {room.channel for room in rooms if room.last_lane == CAMPAIGN_LANE}
             unlooked = self._unlooked(rooms)
             self._behind = left - asked | {one.channel for one in claimed} | unlooked
-            if not claimed and not unlooked:
-                await self._stir(looked + poll - self._clock.monotonic())
+            if not claimed:
+                # Rows that are in other hands may stay there for a while: look again soon, and not at once.
+                rest = looked + poll - self._clock.monotonic()
+                await self._stir(min(rest, _AGAIN_S) if unlooked else rest)
 
     def _unlooked(self, rooms: Sequence[Room]) -> Set[str]:
         """Of the channels that were asked, those in which there may be more that is due."""
