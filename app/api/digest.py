@@ -16,11 +16,12 @@ from app.api.reading import query, read
 from app.api.submission import Channels
 from core.errors import invalid
 from core.notification import Priority
+from core.wall_time import start
 from delivery.audit_store import actor_of
 from digest import subscription
 from digest.store import PastRun, Subscription
 from digest.subscription import DEFAULT_CHANNELS, MAX_TIMES, MAX_TYPES, Wanted
-from digest.timetable import Run, Timetable, runs, start
+from digest.timetable import Run, Timetable, runs
 
 #: As AIVO writes a time of day.
 WallTime = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]

@@ -13,7 +13,8 @@ from apscheduler.triggers.cron import CronTrigger
 from hypothesis import given
 from hypothesis import strategies as st
 
-from digest.timetable import LEAST_GAP, Run, Timetable, exists, instant, next_run, runs, spread, start
+from core.wall_time import exists, instant, start
+from digest.timetable import LEAST_GAP, Run, Timetable, next_run, runs, spread
 
 DAY = timedelta(days=1)
 MINUTE, QUARTER = timedelta(minutes=1), timedelta(minutes=15)
