@@ -258,7 +258,7 @@ export interface Push {
    * the reasons above, or dismissed, no_gesture, push_service, worker_failed.
    */
   enable(options?: { name?: string }): Promise<PushStatus>;
-  /** Turn it off in this browser. To be called before a logout, while there is a token. */
+  /** Turn it off in this browser and clear its screen. To be called before a logout, while there is a token. */
   disable(): Promise<PushStatus>;
   status(): Promise<PushStatus>;
   /** Push a notification to this browser alone. `status`: what became of it at the push service; `reason`: in words. */

@@ -125,14 +125,17 @@ export class Push {
     });
   }
 
-  /** Turn it off in this browser: the hub forgets it, and so does the push service. To be called before a logout. */
+  /**
+   * Turn it off in this browser: the hub forgets it, so does the push service, and what is shown goes. To be called
+   * before a logout.
+   */
   disable() {
     return this.#inTurn(async () => {
       const id = this.#kept?.id;
       const subscription = this.#obstacle() ? null : await this.#subscription();
       this.#keep(null);
       await subscription?.unsubscribe(); // were the hub not to hear of it, the push service tells it: 410
-      await this.#badge(0);
+      await this.#clear();
       if (id) {
         await this.#rest("DELETE", `/api/v1/push/subscriptions/${id}`).catch((error) => {
           if (error.status !== 404) throw error;
@@ -164,8 +167,7 @@ export class Push {
     if (!this.#kept || this.#obstacle()) return;
     this.#keep({ id: null });
     await (await this.#subscription())?.unsubscribe();
-    await this.#tell(null);
-    await this.#badge(0);
+    await this.#clear();
     await this.#changed();
   }
 
@@ -267,10 +269,20 @@ export class Push {
 
   /** Close what was read elsewhere; ids null: all. */
   async #tell(ids) {
-    if (!this.#kept || this.#obstacle()) return;
+    if (this.#kept) await this.#close(ids);
+  }
+
+  async #close(ids) {
+    if (this.#obstacle()) return;
     const registration = await this.#registration();
     const unread = this.#hub.inbox.unread;
     registration?.active?.postMessage({ carillon: "read", ids, unread: ids ? unread : 0 });
+  }
+
+  /** Nothing of it is left on the screen. */
+  async #clear() {
+    await this.#close(null);
+    await this.#badge(0);
   }
 
   async #readAll() {

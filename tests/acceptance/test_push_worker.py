@@ -534,14 +534,28 @@ async def test_a_subscription_that_the_browser_dropped_is_made_again(stage):
     assert len({one["endpoint"] for one in scene.server.subscribed}) == 2
 
 
-async def test_turning_it_off_ends_it_here_and_at_the_hub(stage):
+async def test_turning_it_off_ends_it_here_and_at_the_hub_and_clears_the_screen(stage):
     scene = await stage.open()
+    await scene.push(payload())
 
     status = await scene.run("hub.push.disable()")
 
     assert (status["state"], status["reason"]) == ("off", "not_enabled")
     assert "DELETE /api/v1/push/subscriptions/browser-1" in scene.server.rest
     assert await scene.run("Object.keys(localStorage)") == []
+    await scene.see(f"(await ({SHOWN})()).length === 0")
+    assert ("receipt-1", "closed") not in scene.server.receipts
+
+
+async def test_turning_it_off_leaves_the_applications_own_notifications(stage):
+    scene = await stage.open("{push: {worker: '/beside.js'}}")
+    await scene.push(payload())
+    await scene.run("navigator.serviceWorker.ready.then((one) => one.showNotification('Theirs'))")
+
+    await scene.run("hub.push.disable()")
+
+    await scene.see(f"(await ({SHOWN})()).length === 1")
+    assert [one["title"] for one in await scene.shown()] == ["Theirs"]
 
 
 async def test_signing_out_ends_the_subscription_and_clears_the_screen(stage):
