@@ -29,7 +29,7 @@ from delivery.draft import MAX_CONTENT_BYTES, Submission, Users
 from delivery.ingest import Accepted, Order, Stored, Written, write
 from delivery.outbox import PROVIDED
 from digest.store import Digests, DigestSettings, Ran, Subscription, Window
-from digest.summary import Digest, shortened, summarise
+from digest.summary import Digest, Item, shortened, summarise
 from digest.timetable import Run
 from hub.history import Entry
 from hub.publisher import Publisher
@@ -123,14 +123,24 @@ class DigestJob:
 
     async def preview(self, tenant_id: str, user_id: str) -> tuple[Subscription, Digest]:
         """What the next digest would say if it were due now. Raises ServiceError (not_found)."""
+        one, window, now = await self._window(tenant_id, user_id)
+        run = one.next_run or Run(now, now.date(), 0)
+        return one, self._digest(one, run, window, now)
+
+    async def _window(self, tenant_id: str, user_id: str) -> tuple[Subscription, Window, datetime]:
+        """What has come in since the last digest, and the database's time."""
         one = await self._digests.get(tenant_id, user_id)
         if one is None:
             raise not_found("digest subscription")
         async with self._database.connection() as connection:
             now: datetime = await connection.fetchval("SELECT now()")
             [window] = await self._digests.windows(connection, [one])
-        run = one.next_run or Run(now, now.date(), 0)
-        return one, self._digest(one, run, window, now)
+        return one, window, now
+
+    async def pending(self, tenant_id: str, user_id: str) -> list[Item]:
+        """What the next digest would be made of if it were due now, the newest first. Raises as preview() does."""
+        _, window, _ = await self._window(tenant_id, user_id)
+        return sorted(window.items, key=lambda item: (item.created_at, item.id), reverse=True)
 
     async def run_now(self, tenant_id: str, user_id: str) -> Accepted:
         """

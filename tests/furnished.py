@@ -269,6 +269,7 @@ _STATES: Mapping[tuple[str, str], Callable[[Edge, dict[str, str]], Awaitable[dic
     ("DELETE", "/api/v1/topics/{topic:path}/mute"): _followed,
     ("DELETE", "/api/v1/preferences/opt-outs"): _opted_out,
     ("GET", "/api/v1/digest/preview"): _wants_digests,
+    ("GET", "/api/v1/digest/pending"): _wants_digests,
     ("POST", "/api/v1/digest/run"): _wants_digests,
 }
 

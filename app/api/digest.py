@@ -21,6 +21,7 @@ from delivery.audit_store import actor_of
 from digest import subscription
 from digest.store import PastRun, Subscription
 from digest.subscription import DEFAULT_CHANNELS, MAX_TIMES, MAX_TYPES, Wanted
+from digest.summary import Item
 from digest.timetable import Run, Timetable, runs
 
 #: As AIVO writes a time of day.
@@ -34,6 +35,9 @@ Types = Annotated[list[NotificationType], Field(max_length=MAX_TYPES), AfterVali
 
 #: Further ahead nobody plans, and the zones' rules are guesses.
 MAX_DAYS = 400
+
+#: Listed at once of what waits for the next digest.
+MAX_PENDING = 200
 
 
 class DigestWanted(Body):
@@ -120,6 +124,30 @@ class PreviewQuery(PersonQuery):
     )
 
 
+class PendingQuery(PersonQuery):
+    """Whose, and how many of them."""
+
+    limit: Annotated[Whole, Field(ge=1, le=MAX_PENDING)] = 50
+
+
+class PendingItem(Answer):
+    """A notification that the next digest will count."""
+
+    id: str
+    title: str
+    notification_type: str
+    priority: PriorityName
+    created_at: datetime
+    read: bool = Field(description="Counted and not listed: who has read it needs it no more.")
+
+
+class Pending(Answer):
+    """The newest first."""
+
+    total: int
+    items: list[PendingItem]
+
+
 class PastRunAnswer(Answer):
     """A digest that was due."""
 
@@ -190,6 +218,14 @@ async def next_runs(call: Call) -> Response:
     table = stored.timetable()
     listed = [_run(run, table) for run in islice(_coming(stored, call.services.clock.now()), 10)]
     return answer(NextRuns(timezone=stored.wanted.timezone, runs=listed))
+
+
+async def pending(call: Call) -> Response:
+    """What waits for the next digest, after its filters."""
+    asked = query(call, PendingQuery)
+    user_id = whose(call, asked.user_id)
+    items = await call.services.digest_job.pending(call.identity.tenant_id, user_id)
+    return answer(Pending(total=len(items), items=[_pending(one) for one in items[: asked.limit]]))
 
 
 async def past_runs(call: Call) -> Response:
@@ -280,6 +316,17 @@ def _run(run: Run, table: Timetable | None) -> NextRun:
     )
 
 
+def _pending(item: Item) -> PendingItem:
+    return PendingItem(
+        id=str(item.id),
+        title=item.title,
+        notification_type=item.notification_type,
+        priority=item.priority,  # type: ignore[arg-type]  # it was one of these words when it was submitted
+        created_at=item.created_at,
+        read=item.is_read,
+    )
+
+
 def _past(one: PastRun) -> PastRunAnswer:
     return PastRunAnswer(
         date=one.local_date,
@@ -347,6 +394,16 @@ def operations() -> tuple[Operation, ...]:
             tag="digest",
             query=PersonQuery,
             answers={200: NextRuns},
+        ),
+        Operation(
+            method="GET",
+            path="/api/v1/digest/pending",
+            handler=pending,
+            summary="What waits for the next digest",
+            tag="digest",
+            query=PendingQuery,
+            answers={200: Pending},
+            problems=("not_found",),
         ),
         Operation(
             method="GET",

@@ -18,8 +18,17 @@ PREVIEW = "/api/v1/digest/preview"
 NEXT = "/api/v1/digest/next-runs"
 PAST = "/api/v1/digest/runs"
 NOW = "/api/v1/digest/run"
+PENDING = "/api/v1/digest/pending"
 
-EVERY = [("GET", WANTED), ("PUT", WANTED), ("GET", PREVIEW), ("GET", NEXT), ("GET", PAST), ("POST", NOW)]
+EVERY = [
+    ("GET", WANTED),
+    ("PUT", WANTED),
+    ("GET", PREVIEW),
+    ("GET", NEXT),
+    ("GET", PAST),
+    ("POST", NOW),
+    ("GET", PENDING),
+]
 
 
 async def want(edge: Edge, caller: str | None = None, **said: Any) -> dict[str, Any]:
@@ -210,6 +219,27 @@ async def test_a_preview_says_what_the_digest_would_and_moves_nothing(edge: Edge
     assert [one["title"] for one in first["digest"]["top_notifications"]] == ["Sign"]
     assert first["digest"]["timezone"] == "America/New_York"
     assert second["digest"]["window"] == first["digest"]["window"]
+    assert await edge.rows("SELECT FROM digest_runs") == []
+
+
+async def test_what_waits_for_the_next_digest_is_listed_after_its_filters_the_newest_first(
+    edge: Edge,
+) -> None:
+    await want(edge, exclude_types=["noise"])
+    for title in ("First", "Second", "Third"):
+        await edge.submit("ada", title=title)
+    await edge.submit("ada", title="Noise", notification_type="noise")
+    client = edge.client(person())
+
+    every = (await client.get(PENDING)).json()
+    two = (await client.get(PENDING, params={"limit": 2})).json()
+    refused = await client.get(PENDING, params={"limit": 0})
+
+    assert every["total"] == 3
+    assert [one["title"] for one in every["items"]] == ["Third", "Second", "First"]
+    assert every["items"][0].keys() == {"id", "title", "notification_type", "priority", "created_at", "read"}
+    assert (two["total"], [one["title"] for one in two["items"]]) == (3, ["Third", "Second"])
+    assert refused.status_code == 422
     assert await edge.rows("SELECT FROM digest_runs") == []
 
 
