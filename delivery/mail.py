@@ -278,6 +278,7 @@ _LANGUAGES = {
     "es": _Words("Abrir", "Cancelar la suscripción"),
     "fr": _Words("Ouvrir", "Se désabonner"),
     "pt": _Words("Abrir", "Cancelar a subscrição"),
+    "rw": _Words("Fungura", "Reka kwakira ubu butumwa"),
     "sw": _Words("Fungua", "Jiondoe"),
 }
 

@@ -1,14 +1,16 @@
 """
 (pure) A digest in a person's language: its title, its first line, and the inside of a mail as text and as HTML.
 
-Dates, plural forms and names of zones are CLDR's (Babel). A language without texts of ours reads English. The HTML holds no script, no picture and no address but the items' own links.
+Dates, plural forms and names of zones are CLDR's (Babel). A language without texts of ours reads English. The HTML
+holds no script, no picture and no address but the items' own links.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, timedelta, tzinfo
 from functools import cache, lru_cache
 from html import escape
 from importlib.resources import files
@@ -22,7 +24,7 @@ from babel.numbers import format_decimal
 
 from digest.summary import Digest
 
-LANGUAGES = ("en", "de", "fr", "es", "ar", "sw")
+LANGUAGES = ("en", "de", "fr", "es", "ar", "sw", "rw")
 
 Plural = Mapping[str, str]
 
@@ -52,6 +54,7 @@ class _Document(msgspec.Struct):
     overflow_count: int
     timezone: str
     next_run_at: datetime | None
+    frequency: str = "daily"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,8 @@ def is_document(document: Mapping[str, Any]) -> bool:
 
 def words(digest: Digest, locale: str | None) -> tuple[str, str]:
     """What a digest is called, and one line that says what is in it: for inbox, push, SMS and chats."""
-    return _title(digest.document["date"], locale), _first_line(digest.document, locale)
+    document = digest.document
+    return _title(document["date"], document["frequency"] == "weekly", locale), _first_line(document, locale)
 
 
 def mail(document: Mapping[str, Any], locale: str | None, *, site_url: str | None = None) -> Mail:
@@ -82,19 +86,22 @@ def mail(document: Mapping[str, Any], locale: str | None, *, site_url: str | Non
     document: of digest.summary, perhaps cut. site_url: what a link without a host belongs to; None: such links
     are left out.
     """
-    subject = _title(document["date"], locale)
+    subject = _title(document["date"], document.get("frequency") == "weekly", locale)
     first = _first_line(document, locale)
     top: Sequence[Mapping[str, Any]] = document["top_notifications"]
     types: Mapping[str, Mapping[str, Any]] = document["notifications_by_type"]
     closing = _closing(document, locale)
     say = _texts(locale)
-    lines = [first, "", say["most_important"], ""]
+    lines = [first]
+    if top:
+        lines += ["", say["most_important"], ""]
     for item in top:
         lines += [f"* {item['title']}", *([f"  {item['message']}"] if item["message"] else [])]
         if (link := _link(item["action_url"], site_url)) is not None:
             lines.append(f"  {link}")
-    lines += ["", say["by_type"], ""]
-    lines += [f"* {name}: {_number(locale, one['count'])}" for name, one in types.items()]
+    counts = [(_named(name, locale), _number(locale, one["count"])) for name, one in types.items()]
+    if counts:
+        lines += ["", say["by_type"], "", *(f"* {name}: {count}" for name, count in counts)]
     lines += ["", *closing]
     direction = "rtl" if _babel(locale).character_order == "right-to-left" else "ltr"
     html = "".join(
@@ -103,11 +110,8 @@ def mail(document: Mapping[str, Any], locale: str | None, *, site_url: str | Non
             f"<p>{_unbroken(first)}</p>",
             f'<h2 style="{_H2}">{escape(say["most_important"])}</h2>' if top else "",
             *(_row(item, site_url, say["open"]) for item in top),
-            f'<h2 style="{_H2}">{escape(say["by_type"])}</h2>',
-            *(
-                f'<p style="{_LINE}"><bdi>{escape(name)}</bdi>: {escape(_number(locale, one["count"]))}</p>'
-                for name, one in types.items()
-            ),
+            f'<h2 style="{_H2}">{escape(say["by_type"])}</h2>' if counts else "",
+            *(f'<p style="{_LINE}"><bdi>{escape(name)}</bdi>: {escape(count)}</p>' for name, count in counts),
             *(f'<p style="{_QUIET}">{escape(line)}</p>' for line in closing),
             "</div>",
         ]
@@ -116,13 +120,29 @@ def mail(document: Mapping[str, Any], locale: str | None, *, site_url: str | Non
 
 
 @lru_cache(maxsize=1024)  # many people share a day and a language
-def _title(day: str, locale: str | None) -> str:
-    title: str = _texts(locale)["title"]
-    return title.format(date=format_date(date.fromisoformat(day), "full", locale=_babel(locale)))
+def _title(day: str, is_week: bool, locale: str | None) -> str:
+    title: str = _texts(locale)["title_week" if is_week else "title"]
+    return title.format(date=_date(date.fromisoformat(day), "full", locale))
+
+
+def _date(day: date, length: str, locale: str | None) -> str:
+    """CLDR's pattern, or that of our texts where CLDR has only the one of no language."""
+    pattern = _texts(locale).get("dates", {}).get(length, length)
+    return format_date(day, pattern, locale=_babel(locale))
+
+
+def _named(kind: str, locale: str | None) -> str:
+    """A type of notifications as its people call it; one that we do not know by its own words: `bus_delay`, Bus delay."""
+    types: Mapping[str, str] = _texts(locale)["types"]
+    words = re.sub(r"[\s_.:-]+", " ", kind).strip()
+    return types.get(kind) or words[:1].upper() + words[1:] or kind
 
 
 def _first_line(document: Mapping[str, Any], locale: str | None) -> str:
     summary = document["summary"]
+    if not summary["total_notifications"]:
+        quiet: str = _texts(locale)["quiet"]
+        return quiet
     parts = [_counted("total", summary["total_notifications"], locale)]
     parts.append(_counted("unread", summary["unread_notifications"], locale))
     if urgent := summary["priority_breakdown"].get("urgent", 0):
@@ -131,34 +151,44 @@ def _first_line(document: Mapping[str, Any], locale: str | None) -> str:
 
 
 def _closing(document: Mapping[str, Any], locale: str | None) -> list[str]:
-    say, babel = _texts(locale), _babel(locale)
+    say = _texts(locale)
     lines = []
     if document["overflow_count"]:
         lines.append(_counted("more", document["overflow_count"], locale))
+    if document["next_run_at"] is None:
+        return lines
     try:
         zone = get_timezone(document["timezone"])
     except LookupError:  # a zone that the data does not have any more
         return lines
-    name = get_timezone_location(zone, locale=babel, return_city=True)
-    if document["next_run_at"] is not None:
-        at = datetime.fromisoformat(document["next_run_at"].replace("Z", "+00:00")).astimezone(zone)
-        day, clock = (
-            format_date(at.date(), "long", locale=babel),
-            format_time(at, "short", tzinfo=zone, locale=babel),
-        )
-        lines.append(say["next"].format(date=day, time=clock))
-    lines.append(say["zone"].format(zone=f"{name} ({_offset(zone, document)})"))
+    at = datetime.fromisoformat(document["next_run_at"].replace("Z", "+00:00")).astimezone(zone)
+    clock = format_time(at, "short", tzinfo=zone, locale=_babel(locale))
+    lines.append(say["next"].format(date=_date(at.date(), "long", locale), time=clock))
+    lines.append(say["zone"].format(zone=_zone(zone, at, locale)))
     return lines
 
 
-def _offset(zone: Any, document: Mapping[str, Any]) -> str:
-    """Beside UTC on that day, as in UTC+05:45."""
-    day = date.fromisoformat(document["date"])
-    noon = datetime(day.year, day.month, day.day, 12, tzinfo=zone)
-    offset = noon.utcoffset() or timedelta(0)
+def _zone(zone: tzinfo, at: datetime, locale: str | None) -> str:
+    """
+    A zone by its place and its offset at this instant. Not by what CLDR calls its time: of zones whose winter is the
+    exception in the data (Europe/Dublin) that is the name of the other half of the year.
+    """
+    offset = at.utcoffset() or timedelta(0)
     minutes = round(offset.total_seconds() / 60)
-    sign = "-" if minutes < 0 else "+"
-    return f"UTC{sign}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+    beside = f"UTC{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
+    place = _place(zone, _babel(locale)).replace("/", ", ")
+    if place.startswith(
+        ("UTC", "GMT")
+    ):  # no place: the number says it all, and that of Etc/GMT-14 the contrary
+        return beside
+    return f"{place} ({beside})"
+
+
+def _place(zone: tzinfo, babel: Locale) -> str:
+    try:
+        return get_timezone_location(zone, locale=babel, return_city=True)
+    except KeyError:  # CLDR does not name everything in every language
+        return get_timezone_location(zone, locale="en", return_city=True)
 
 
 def _unbroken(line: str) -> str:

@@ -72,6 +72,7 @@ def summarise(
     after: Mapping[str, int],
     until: Mapping[str, int],
     next_run_at: datetime | None,
+    frequency: str = "daily",
 ) -> Digest:
     """
     day: the local date it is for. after, until: the window, by streams, exclusive and inclusive.
@@ -113,6 +114,7 @@ def summarise(
         "window": {"after": dict(after), "until": dict(until)},
         "timezone": timezone,
         "next_run_at": None if next_run_at is None else next_run_at.isoformat().replace("+00:00", "Z"),
+        "frequency": frequency,
     }
     return Digest(total=len(items), unread=len(listed), document=document, top=tuple(top))
 

@@ -1,5 +1,5 @@
 """
-One day in three languages, as the document and the mails that are kept in tests/vectors.
+One day in four languages, as the document and the mails that are kept in tests/vectors.
 
     python -m tests.unit.digest.samples     # write them anew, for somebody to look at
 """
@@ -155,6 +155,43 @@ ARABIC: tuple[Told, ...] = (
         False,
     ),
 )
+KINYARWANDA: tuple[Told, ...] = (
+    (
+        "Harakenewe umukono wawe",
+        "Gahunda y’uburezi ya J. D., isuzuma ry’umwaka. Musabwe gusinya mbere yo ku wa gatanu.",
+        "signature_request",
+        "urgent",
+        "/iep/12345/review",
+        "iep/12345",
+        2,
+        False,
+    ),
+    (
+        "Isuzuma ryarangiye",
+        "Gusoma, umwaka wa 4: ibisubizo byabonetse.",
+        "assessment_complete",
+        "normal",
+        "https://results.example.test/4",
+        None,
+        9,
+        False,
+    ),
+    ("Bisi iratinda", "Izahagera saa 07:40.", "bus_delay", "low", None, None, 1, False),
+)
+#: What a narrow screen has to break.
+LONG: tuple[Told, ...] = (
+    (
+        "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft",
+        "https://example.test/" + "a-very-long-path/" * 9,
+        "rechtsschutzversicherungsgesellschaften_quartalsabrechnungsbenachrichtigung",
+        "urgent",
+        "/iep/12345/review",
+        None,
+        2,
+        False,
+    ),
+    ("W" * 120, "m" * 200, "system", "high", None, None, 3, False),
+)
 HOSTILE: tuple[Told, ...] = (
     (
         "<script>alert(1)</script>",
@@ -175,6 +212,7 @@ LANGUAGES = {
     "en": (ENGLISH, "America/New_York"),
     "de": (GERMAN, "Europe/Berlin"),
     "ar": (ARABIC, "Africa/Cairo"),
+    "rw": (KINYARWANDA, "Africa/Kigali"),
 }
 
 

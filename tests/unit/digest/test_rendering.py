@@ -1,4 +1,4 @@
-"""A digest in words: in three languages as it is kept, and whatever stands in it."""
+"""A digest in words: in four languages as it is kept, and whatever stands in it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_document_is_that_of_aivo_with_ours_behind() -> None:
 
     assert list(document) == [
         *("date", "summary", "notifications_by_type", "top_notifications"),
-        *("groups", "overflow_count", "window", "timezone", "next_run_at"),
+        *("groups", "overflow_count", "window", "timezone", "next_run_at", "frequency"),
     ]
     assert list(document["summary"]) == ["total_notifications", "unread_notifications", "priority_breakdown"]
     assert all(list(one) == ["count", "notifications"] for one in document["notifications_by_type"].values())
@@ -125,12 +125,14 @@ def test_every_language_says_everything_in_all_of_its_plural_forms(language: str
     english = json.loads(files("digest").joinpath("texts", "en.json").read_bytes())
     forms = set(Locale(language).plural_form.tags) | {"other"}
 
-    assert texts.keys() == english.keys()
+    assert texts.keys() - {"dates"} == english.keys()
+    assert texts["types"].keys() == english["types"].keys()
+    for name in ("total", "unread", "urgent", "more"):
+        assert forms >= texts[name].keys() >= {"other"}, name
     for name, said in texts.items():
-        if isinstance(said, dict):
-            assert forms >= said.keys() >= {"other"}, name
-        else:
+        if isinstance(said, str):
             assert re.findall(r"{\w+}", said) == re.findall(r"{\w+}", english[name])
+            assert said.strip()
 
 
 @pytest.mark.parametrize(
@@ -152,6 +154,7 @@ def test_arabic_counts_in_six_ways(count: int, said: str) -> None:
         ("en-GB", "Your day: Friday, 27 March 2026"),
         ("de-AT", "Ihr Tag: Freitag, 27. März 2026"),
         ("fr", "Votre journée"),
+        ("rw-RW", "Umunsi wawe: Kuwa gatanu, 27 Werurwe 2026"),
         ("ja", "Your day: Friday, March 27, 2026"),
         ("zz-ZZ-x-nonsense", "Your day: Friday, March 27, 2026"),
         ("", "Your day: Friday, March 27, 2026"),
@@ -170,11 +173,99 @@ def test_a_link_without_a_host_belongs_to_the_site_or_is_left_out() -> None:
     assert "/iep/7" not in mail(told, "UTC", "en", site=None).text
 
 
-def test_every_zone_has_a_name_in_every_language() -> None:
+def closing(zone: str, locale: str, at: str) -> list[str]:
+    """The lines of a mail that say when the next one comes."""
+    given = digest(HOSTILE, "UTC").document
+    document: dict[str, Any] = {**given, "timezone": zone, "next_run_at": at}
+    text = render(json.loads(msgspec.json.encode(document)), locale).text
+    return text.rpartition("\n\n")[2].splitlines()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_zone_has_a_name_in_every_language(language: str) -> None:
     for zone in sorted(available_timezones()):
-        for language in ("en", "ar"):
-            document: dict[str, Any] = {**digest(HOSTILE, "UTC").document, "timezone": zone}
-            assert "UTC" in render(json.loads(msgspec.json.encode(document)), language).text
+        assert "UTC" in closing(zone, language, "2026-03-29T06:00:00Z")[-1], zone
+
+
+@pytest.mark.parametrize(
+    ("zone", "locale", "at", "clock", "named"),
+    [
+        # The digest of the 27th comes in winter time, the next one in summer time.
+        (
+            "Europe/Berlin",
+            "de",
+            "2026-03-29T05:00:00Z",
+            "29. März 2026 um 07:00",
+            "Berlin (UTC+02:00)",
+        ),
+        ("Europe/Berlin", "en-GB", "2026-03-28T06:00:00Z", "28 March 2026 at 07:00", "(UTC+01:00)"),
+        (
+            "Europe/Berlin",
+            "en-US",
+            "2026-03-28T18:30:00Z",
+            "March 28, 2026 at 7:30\u202fPM",
+            "Berlin (UTC+01:00)",
+        ),
+        ("Asia/Kathmandu", "en", "2026-03-29T01:15:00Z", "7:00", "Kathmandu (UTC+05:45)"),
+        ("Asia/Kolkata", "en", "2026-03-29T01:30:00Z", "7:00", "Kolkata (UTC+05:30)"),
+        ("Australia/Lord_Howe", "en", "2026-04-03T20:00:00Z", "7:00", "(UTC+11:00)"),
+        ("Australia/Lord_Howe", "en", "2026-04-04T20:30:00Z", "7:00", "(UTC+10:30)"),
+        ("America/St_Johns", "en", "2026-03-29T09:30:00Z", "7:00", "(UTC-02:30)"),
+        ("Pacific/Chatham", "en", "2026-03-28T17:15:00Z", "7:00", "(UTC+13:45)"),
+        ("Europe/Dublin", "en", "2026-07-01T06:00:00Z", "7:00", "Dublin (UTC+01:00)"),
+        ("America/Argentina/Jujuy", "en", "2026-03-29T10:00:00Z", "7:00", "Argentina, Jujuy (UTC-03:00)"),
+        ("Africa/Kigali", "rw", "2026-03-29T05:00:00Z", "29 Werurwe 2026, saa 07:00", "Kigali (UTC+02:00)"),
+        ("Etc/GMT-14", "en", "2026-03-28T17:00:00Z", "7:00", "those of UTC+14:00."),
+        ("UTC", "en", "2026-03-29T07:00:00Z", "7:00", "those of UTC+00:00."),
+    ],
+)
+def test_the_zone_is_named_as_it_is_when_the_next_one_comes(
+    zone: str, locale: str, at: str, clock: str, named: str
+) -> None:
+    comes, zoned = closing(zone, locale, at)
+
+    assert clock in comes
+    assert named in zoned
+
+
+def test_a_mail_that_shows_no_time_names_no_zone() -> None:
+    document: dict[str, Any] = {**digest(HOSTILE, "UTC").document, "next_run_at": None}
+
+    assert "UTC" not in render(json.loads(msgspec.json.encode(document)), "en").text
+
+
+@pytest.mark.parametrize(
+    ("kind", "locale", "named"),
+    [
+        ("notification_alert", "en", "Alerts"),
+        ("notification_alert", "rw", "Imiburo"),
+        ("signature_request", "ja", "Signature requests"),
+        ("bus_delay", "de", "Bus delay"),
+        ("order.shipped-late", "en", "Order shipped late"),
+        ("HTTP_500", "en", "HTTP 500"),
+        ("___", "en", "___"),
+    ],
+)
+def test_types_are_called_what_people_call_them(kind: str, locale: str, named: str) -> None:
+    told = (("A", "B", kind, "normal", None, None, 1, False),)
+
+    made = mail(told, "UTC", locale)
+
+    assert f"* {named}: 1\n" in made.text
+    assert f"<bdi>{named}</bdi>: 1" in made.html
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_weekly_digest_is_of_a_week_and_an_empty_one_says_so(language: str) -> None:
+    document: dict[str, Any] = {**digest((), "UTC").document, "frequency": "weekly"}
+    texts = json.loads(files("digest").joinpath("texts", f"{language}.json").read_bytes())
+
+    made = render(json.loads(msgspec.json.encode(document)), language)
+
+    assert made.subject.startswith(texts["title_week"].partition("{")[0])
+    assert made.text.splitlines()[0] == texts["quiet"]
+    assert texts["by_type"] not in made.text
+    assert "<h2" not in made.html
 
 
 @pytest.mark.parametrize(
