@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
 from push.guard import HTTPS_PORT, Address, Blocked, Guard
+from push.tls import Tls
 
 HEAD_MAX_BYTES = 16 * 1024
 BODY_MAX_BYTES = 4 * 1024
@@ -110,6 +111,7 @@ def trusting(ca_file: Path | None) -> ssl.SSLContext:
     """TLS for push services. ca_file: certificates (PEM) to trust instead of the system's."""
     context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -271,11 +273,18 @@ class KeepAliveTransport:
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.sock_connect(made, tuple(address))
             _, connection = await loop.create_connection(
-                lambda: _Connection(loop, made), sock=made, ssl=self._tls, server_hostname=host
+                lambda: _Connection(loop, made, Tls(self._tls, host)), sock=made
             )
         except BaseException:
             made.close()
             raise
+        try:
+            failed = await connection.established
+        except BaseException:
+            connection.abort()
+            raise
+        if failed is not None:
+            raise failed
         return connection
 
 
@@ -292,12 +301,15 @@ class _Connection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_deadline",
         "_head",
         "_loop",
         "_raw",
+        "_timer",
+        "_tls",
         "_transport",
-        "_until",
         "_waiting",
+        "established",
         "freed",
         "is_free",
         "lost",
@@ -305,29 +317,40 @@ class _Connection(asyncio.Protocol):
         "requests",
     )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, raw: socket.socket) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, raw: socket.socket, tls: Tls) -> None:
+        self.established: asyncio.Future[OSError | None] = loop.create_future()  # the handshake, and why not
         self.lost: asyncio.Future[None] = loop.create_future()
         self.is_free = False
         self.requests = 0
         self.made = self.freed = loop.time()
         self._loop = loop
         self._raw = raw
+        self._tls = tls
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._waiting: asyncio.Future[Answer | _Ended] | None = None
-        self._until: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._head: _Head | None = None
 
     def exchange(self, data: bytes, deadline: float) -> asyncio.Future[Answer | _Ended]:
-        """Send a request. The future ends with what became of it."""
+        """Send a request. The future ends with what became of it. deadline: not before that of the last one."""
         waiting = self._waiting = self._loop.create_future()
         if self._transport is None or self._transport.is_closing():
             self._done(_Ended(_BROKE, was_silent=True))
             return waiting
+        try:
+            sealed = self._tls.seal(data)
+        except ssl.SSLError:
+            self.abort()
+            self._done(_Ended(_BROKE, was_silent=True))
+            return waiting
         self.is_free = False
         self.requests += 1
-        self._until = self._loop.call_at(deadline, self._overdue)
-        self._transport.write(data)
+        self._deadline = deadline
+        if self._timer is None:  # one timer for many requests: it is set again when it is due
+            self._timer = self._loop.call_at(deadline, self._due)
+        self._transport.write(sealed)
         return waiting
 
     def is_usable(self) -> bool:
@@ -335,7 +358,7 @@ class _Connection(asyncio.Protocol):
         if not self.is_free:
             return False
         try:
-            return self._raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+            return self._raw.recv(1, _LOOK) != b""
         except BlockingIOError:
             return True
         except OSError:
@@ -343,7 +366,8 @@ class _Connection(asyncio.Protocol):
 
     def close(self) -> None:
         self.is_free = False
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(self._tls.farewell())
             self._transport.close()
 
     def abort(self) -> None:
@@ -355,14 +379,31 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's inherits nothing
-        self.is_free = True
+        self._transport.write(self._tls.start())
 
     def data_received(self, data: bytes) -> None:
-        if self._waiting is None:  # an answer to nothing: a goodbye (408), or worse
-            self.abort()
+        assert self._transport is not None, "data comes between connection_made and connection_lost"
+        try:
+            text = self._tls.receive(data)
+        except ssl.SSLError as error:
+            self._transport.write(self._tls.outgoing())  # an alert that says why
+            self._establish(error)
+            self.is_free = False
+            self._transport.close()
             return
-        self._buffer += data
-        self._read()
+        if own := self._tls.outgoing():
+            self._transport.write(own)
+        if self._tls.is_established and not self.established.done():
+            self.is_free = True
+            self._establish(None)
+        if text:
+            if self._waiting is None:  # an answer to nothing: a goodbye (408), or worse
+                self.abort()
+                return
+            self._buffer += text
+            self._read()
+        if self._tls.is_ended:
+            self.close()
 
     def eof_received(self) -> None:
         self.is_free = False  # asyncio closes the transport
@@ -370,14 +411,22 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.is_free = False
         self._transport = None
+        self._establish(ConnectionResetError("it ended before it began"))
         if self._waiting is not None:
             if self._head is not None:  # the status has been said
                 whole = self._head.length is None and not self._head.is_chunked
                 self._done(self._head.answer(bytes(self._buffer[:BODY_MAX_BYTES]) if whole else b""))
             else:
                 self._done(_Ended(_BROKE, was_silent=not self._buffer))
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if not self.lost.done():
             self.lost.set_result(None)
+
+    def _establish(self, failed: OSError | None) -> None:
+        if not self.established.done():
+            self.established.set_result(failed)
 
     # --- the answer --------------------------------------------------------------------------------------------------
 
@@ -426,8 +475,13 @@ class _Connection(asyncio.Protocol):
             self.abort()
         self._done(head.answer(body))
 
-    def _overdue(self) -> None:
-        if self._head is not None:
+    def _due(self) -> None:
+        self._timer = None
+        if self._waiting is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._due)
+        elif self._head is not None:
             self._finish(self._head, b"", keep=False)
         else:
             self._give_up("no answer from the push service in time")
@@ -437,13 +491,13 @@ class _Connection(asyncio.Protocol):
         self._done(_Ended(reason))
 
     def _done(self, ended: Answer | _Ended) -> None:
-        if self._until is not None:
-            self._until.cancel()
-            self._until = None
         waiting, self._waiting = self._waiting, None
         if waiting is not None and not waiting.done():
             waiting.set_result(ended)
 
+
+#: Is there anything, or the end?
+_LOOK = socket.MSG_PEEK | socket.MSG_DONTWAIT
 
 _BROKE = "the connection to the push service broke"
 
