@@ -109,10 +109,11 @@ WHERE tenant_id = $1 AND notification_id = $2;
 -- name: cancel_deliveries
 -- What of a broadcast has not gone out does not go out any more.
 --   $1 tenant id text, $2 notification id uuid, $3 reason text, $4 limit int
--- Leans on idx_notification_deliveries_once.
+-- Returns their ids and channels. Leans on idx_notification_deliveries_once.
 UPDATE notification_deliveries d SET state = 'cancelled', reason = $3, finished_at = now(), updated_at = now()
 WHERE d.tenant_id = $1 AND d.id = ANY (ARRAY(
     SELECT w.id FROM notification_deliveries w
     WHERE w.tenant_id = $1 AND w.notification_id = $2 AND w.kind = 'notification'
       AND w.state IN ('queued', 'deferred', 'unknown')
-    ORDER BY w.user_id, w.channel LIMIT $4 FOR UPDATE));
+    ORDER BY w.user_id, w.channel LIMIT $4 FOR UPDATE))
+RETURNING d.id, d.channel;

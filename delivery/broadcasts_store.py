@@ -24,7 +24,7 @@ from core.sql import load
 from core.streams import topic_stream
 from delivery import audit_store
 from delivery.audit_store import actor_of
-from delivery.outbox import lane
+from delivery.outbox import lane, reach
 
 SQL = load("delivery", "broadcasts.sql")
 
@@ -193,14 +193,15 @@ class Broadcasts:
         await self._steer(identity, notification_id, "cancelled")
         while True:
             async with self._database.transaction(deadline=_BATCH_DEADLINE) as connection:
-                status = await connection.execute(
+                over = await connection.fetch(
                     SQL["cancel_deliveries"],
                     tenant_id,
                     notification_id,
                     "the broadcast was cancelled",
                     _CANCEL_BATCH,
                 )
-            if int(status.rpartition(" ")[2]) < _CANCEL_BATCH:
+                await reach(connection, [(tenant_id, row["id"]) for row in over if row["channel"] == "push"])
+            if len(over) < _CANCEL_BATCH:
                 return await self.progress(tenant_id, notification_id)
 
     async def _steer(self, identity: Identity, notification_id: UUID, state: State) -> None:

@@ -25,6 +25,7 @@ from core.vault import Vault
 from delivery import audit_store
 from delivery.audit_store import Entry, actor_of
 from delivery.mail import header_faults
+from delivery.outbox import reach
 
 _TEXT = load("delivery", "deliveries.sql")
 SQL = {name: text.replace("{shown}", _TEXT["shown"]) for name, text in _TEXT.items()}
@@ -205,7 +206,8 @@ class Deliveries:
 
     async def timeline(self, tenant_id: str, delivery_id: UUID) -> dict[str, Any]:
         """
-        A delivery with its attempts and what the policy saw at each, and what providers reported since.
+        A delivery with its attempts and what the policy saw at each, what providers reported since, and for push what
+        became of it in each browser.
 
         Raises ServiceError (not_found).
         """
@@ -213,9 +215,11 @@ class Deliveries:
             found = await _one(connection, tenant_id, delivery_id)
             tried = await _attempts(connection, tenant_id, [delivery_id])
             events = await connection.fetch(SQL["provider_events"], tenant_id, delivery_id, _EVENTS)
+            browsers = await connection.fetch(SQL["browsers"], tenant_id, delivery_id)
         return found | {
             "attempts": tried[delivery_id],
             "provider_events": [dict(event) for event in events],
+            "browsers": [dict(browser) for browser in browsers],
         }
 
     async def dead_letters(
@@ -257,6 +261,8 @@ class Deliveries:
                 await connection.execute(
                     SQL["cancel"], identity.tenant_id, delivery_id, "cancelled by an operator"
                 )
+                if row["channel"] == "push":
+                    await reach(connection, [(identity.tenant_id, delivery_id)])
                 await _remember(connection, identity, row, "delivery.cancelled", {"was": row["state"]})
             elif row["state"] == "processing":
                 raise ServiceError("conflict", "A worker has the delivery in hand.", retry_after=1)

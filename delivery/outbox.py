@@ -137,6 +137,13 @@ class Cancelled(NamedTuple):
     channel: str
 
 
+class Reached(NamedTuple):
+    """What a delivery by push is that ended while some browser had it."""
+
+    state: str
+    reason: str | None
+
+
 def lane(priority: str, *, is_campaign: bool = False) -> int:
     """Which queue a delivery waits in."""
     rank = RANKS[priority]
@@ -196,7 +203,21 @@ async def cancel(
         return []
     tenants, ids = zip(*notifications, strict=True)
     rows = await connection.fetch(SQL["cancel_notifications"], list(tenants), list(ids), reason)
-    return [Cancelled(*row) for row in rows]
+    over = [Cancelled(*row) for row in rows]
+    await reach(connection, [(one.tenant_id, one.id) for one in over if one.channel == "push"])
+    return over
+
+
+async def reach(connection: Connection, ended: Sequence[tuple[str, UUID]]) -> dict[tuple[str, UUID], Reached]:
+    """
+    Let deliveries by push (tenant id, id) that have ended in the caller's transaction be what browsers have of them;
+    those that are another thing now than what ended them.
+    """
+    if not ended:
+        return {}
+    tenants, ids = zip(*ended, strict=True)
+    rows = await connection.fetch(SQL["reach"], list(tenants), list(ids))
+    return {(row["tenant_id"], row["id"]): Reached(row["state"], row["reason"]) for row in rows}
 
 
 class Outbox:

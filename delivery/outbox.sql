@@ -170,6 +170,32 @@ SELECT m.tenant_id, m.id, m.attempt FROM moved m WHERE m.decided;
 --   $1 tenant ids text[]
 SELECT tenant_id, unknown_outcome FROM tenant_settings WHERE tenant_id = ANY ($1::text[]) AND unknown_outcome IS NOT NULL;
 
+-- name: reach
+-- Deliveries by push that have just ended, in this transaction, and that some browser has all the same: they are what
+-- browsers have reported of them, and `sent` where nothing was. Why the others were not reached stays as the reason. It
+-- is a statement of its own, so that it sees whatever was reported before the rows were locked; who reports later sees
+-- the end.
+--   $1 tenant ids text[], $2 ids uuid[]
+-- Returns tenant_id, id, state and reason of those that moved.
+WITH reached AS MATERIALIZED (
+    SELECT ended.tenant_id, ended.id, r.is_shown, r.is_clicked
+    FROM unnest($1::text[], $2::uuid[]) AS ended (tenant_id, id)
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS browsers, count(p.shown_at) > 0 AS is_shown, count(p.clicked_at) > 0 AS is_clicked
+        FROM push_sends p
+        WHERE p.tenant_id = ended.tenant_id AND p.delivery_id = ended.id AND p.outcome = 'sent') AS r
+    WHERE r.browsers > 0)
+UPDATE notification_deliveries d
+SET state = CASE WHEN r.is_clicked THEN 'read' WHEN r.is_shown THEN 'delivered' ELSE 'sent' END,
+    reason = CASE WHEN d.state IN ('sent', 'delivered') THEN d.reason
+                  ELSE 'not everywhere: ' || coalesce(d.reason, d.state) END,
+    sent_at = coalesce(d.sent_at, now()), updated_at = now()
+FROM reached r
+WHERE d.tenant_id = r.tenant_id AND d.id = r.id AND d.finished_at IS NOT NULL
+  AND (d.state IN ('failed', 'suppressed', 'expired', 'cancelled')
+       OR d.state = 'sent' AND r.is_shown OR d.state = 'delivered' AND r.is_clicked)
+RETURNING d.tenant_id, d.id, d.state, d.reason;
+
 -- name: expire
 -- What was to be gone by now, also in channels that nobody can send by at the moment. What a worker has in hand, or of
 -- which nobody knows the end, is left to the policy.

@@ -58,6 +58,10 @@ FAILURES = frozenset({"undelivered", "failed"})
 _TRIED_AGAIN = frozenset({"queued", "deferred"})
 
 
+#: What a delivery is that did not arrive, as far as anybody here knew.
+_THOUGHT_UNSENT = FAILURES | {"suppressed"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
     """
@@ -65,7 +69,8 @@ class Receipt:
 
     event_id, status: by which it is known when it comes again. state: what it says about the delivery; None: nothing
     that moves it. ref: how the provider calls the message. delivery: (tenant id, delivery id), where the report
-    carries them. occurred_at: by the provider's clock.
+    carries them. occurred_at: by the provider's clock. is_first_hand: the device itself says so, so it has happened,
+    whatever was thought of it.
     """
 
     provider: str
@@ -77,18 +82,27 @@ class Receipt:
     code: str | None = None
     effect: Effect | None = None
     occurred_at: datetime | None = None
+    is_first_hand: bool = False
 
 
 def advanced(
-    state: str, reported: ReportedState, *, is_of_last_attempt: bool = True, is_known_as_sent: bool = False
+    state: str,
+    reported: ReportedState,
+    *,
+    is_of_last_attempt: bool = True,
+    is_known_as_sent: bool = False,
+    is_first_hand: bool = False,
 ) -> str:
     """
     The state of a delivery after a report.
 
     is_of_last_attempt: of the message that the last attempt has sent. A message of an attempt before it that did
     arrive has arrived; that it did not says nothing any more. is_known_as_sent: an attempt has said so when it
-    ended; a delivery that was replayed since is not at its end because that is said again.
+    ended; a delivery that was replayed since is not at its end because that is said again. is_first_hand: somebody
+    has seen it, so that it was given up, or held back, says nothing any more.
     """
+    if is_first_hand and state in _THOUGHT_UNSENT:
+        return reported
     if reported in FAILURES and (state in _TRIED_AGAIN or not is_of_last_attempt):
         return state
     if reported == "sent" and is_known_as_sent:

@@ -91,6 +91,7 @@ class _Held:
             receipt.state,
             is_of_last_attempt=receipt.ref not in self.older,
             is_known_as_sent=receipt.ref in self.sent,
+            is_first_hand=receipt.is_first_hand,
         )
         if state == self.state:
             return False

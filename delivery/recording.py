@@ -18,7 +18,7 @@ from core.errors import ServiceError
 from delivery.budget_store import give_back
 from delivery.endpoints_store import emit
 from delivery.events import delivery_event
-from delivery.outbox import NO_FENCE, Claimed, Completion, complete, expire, fall_back
+from delivery.outbox import NO_FENCE, Claimed, Completion, complete, expire, fall_back, reach
 from delivery.preferences_store import opt_out
 from delivery.recipients_store import pause_address
 
@@ -93,9 +93,13 @@ class Recorder:
         """
         async with self._database.transaction() as connection:
             over = await expire(connection, _BATCH)
+            reached = await reach(
+                connection, [(one.tenant_id, one.id) for one in over if one.channel == "push"]
+            )
             events = [
                 event
                 for one in over
+                for known in (reached.get((one.tenant_id, one.id)),)
                 if (
                     event := delivery_event(
                         tenant_id=one.tenant_id,
@@ -103,8 +107,9 @@ class Recorder:
                         notification_id=one.notification_id,
                         user_id=one.user_id,
                         channel=one.channel,
-                        state="expired",
+                        state=known.state if known is not None else "expired",
                         occurred_at=self._clock.now(),
+                        reason=known.reason if known is not None else None,
                     )
                 )
                 is not None
@@ -165,6 +170,26 @@ class Recorder:
             await self._write([said_less])
 
 
+async def _as_reached(connection: Connection, deciding: Sequence[Ended]) -> list[Ended]:
+    """As they are after what browsers have said by now; where one has it, no other channel takes over."""
+    over = [
+        (one.claimed.tenant_id, one.claimed.id)
+        for one in deciding
+        if one.claimed.channel == "push" and one.completion.wait is None
+    ]
+    reached = await reach(connection, over)
+    return [
+        one
+        if (known := reached.get((one.claimed.tenant_id, one.claimed.id))) is None
+        else replace(
+            one,
+            completion=replace(one.completion, state=known.state, reason=known.reason),
+            fallback=None,
+        )
+        for one in deciding
+    ]
+
+
 async def _record(connection: Connection, batch: Sequence[Ended], clock: Clock, *, fenced: bool) -> int:
     """How many fallback deliveries were written."""
     decided = await complete(connection, [one.completion for one in batch], fenced=fenced)
@@ -173,6 +198,7 @@ async def _record(connection: Connection, batch: Sequence[Ended], clock: Clock, 
         (one for one in batch if (one.claimed.tenant_id, one.claimed.id, one.claimed.attempt) in decided),
         key=lambda one: (one.claimed.tenant_id, one.claimed.user_id or "", one.claimed.id),
     )
+    deciding = await _as_reached(connection, deciding)
     await give_back(
         connection,
         Counter((one.claimed.tenant_id, one.unspent) for one in deciding if one.unspent is not None),

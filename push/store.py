@@ -120,17 +120,6 @@ class Heard:
     is_clicked: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """
-    A report that is kept. is_recorded: the sender had written the push down. is_pending: other browsers of the
-    delivery are still to be reached.
-    """
-
-    is_recorded: bool
-    is_pending: bool
-
-
 class Subscriptions:
     """The browsers of all tenants."""
 
@@ -217,13 +206,12 @@ class Subscriptions:
         async with self._database.connection() as connection:
             await connection.execute(SQL["forget"], tenant_id, user_id)
 
-    async def report(
-        self, tenant_id: str, delivery_id: UUID, subscription_id: UUID, event: Event
-    ) -> Reported | None:
-        """Keep what a browser says of a push; None when the delivery is gone."""
+    async def report(self, tenant_id: str, delivery_id: UUID, subscription_id: UUID, event: Event) -> bool:
+        """Keep what a browser says of a push; whether the delivery is to be moved for it, by nobody else."""
         async with self._database.connection() as connection:
-            row = await connection.fetchrow(SQL["report"], tenant_id, delivery_id, subscription_id, event)
-        return None if row is None else Reported(row["is_recorded"], row["is_pending"])
+            return bool(
+                await connection.fetchval(SQL["report"], tenant_id, delivery_id, subscription_id, event)
+            )
 
     async def take(self, tenant_id: str, delivery_id: UUID, subscription_id: UUID) -> bool:
         """Whether the browser may have the whole of the notification now: once."""

@@ -147,11 +147,14 @@ FROM kept k;
 -- What a browser says of a push. Whoever shows it was sent it, whatever is known of that: this may come before the
 -- sender has written it down.
 --   $1 tenant id text, $2 delivery id uuid, $3 subscription id uuid, $4 event text: shown, clicked or closed
--- Returns whether the sender has written it down already, and whether other browsers are still to be reached, which
--- nobody tries to after the delivery's end; nothing when the delivery is gone.
-WITH known AS (
-    SELECT d.tenant_id, d.id, d.finished_at IS NOT NULL AS is_over FROM notification_deliveries d
-    WHERE d.tenant_id = $1 AND d.id = $2 AND d.channel = 'push'),
+-- Returns whether nobody else will act on it: the delivery has ended, or all there is to reach is reached. Else whoever
+-- ends it looks at what was reported by then: the row is held, so that this comes before the end or after it. Nothing
+-- when the delivery is gone.
+WITH known AS MATERIALIZED (
+    SELECT d.tenant_id, d.id, d.finished_at IS NOT NULL AS is_over, d.state = 'processing' AS is_in_hand
+    FROM notification_deliveries d
+    WHERE d.tenant_id = $1 AND d.id = $2 AND d.channel = 'push'
+    FOR NO KEY UPDATE OF d),
 kept AS (
     INSERT INTO push_sends AS p (tenant_id, delivery_id, subscription_id, outcome, shown_at, clicked_at, closed_at)
     SELECT tenant_id, id, $3, 'sent', now(), CASE WHEN $4 = 'clicked' THEN now() END,
@@ -164,10 +167,9 @@ kept AS (
 alive AS (
     UPDATE push_subscriptions s SET last_seen_at = now()
     WHERE s.tenant_id = $1 AND s.id = $3 AND s.last_seen_at < now() - interval '1 hour')
-SELECT k.is_recorded OR d.is_over AS is_recorded, NOT d.is_over AND EXISTS (
+SELECT d.is_over OR (k.is_recorded OR NOT d.is_in_hand) AND NOT EXISTS (
     SELECT FROM push_sends p
-    WHERE p.tenant_id = $1 AND p.delivery_id = $2 AND p.subscription_id <> $3 AND p.outcome IN ('retry', 'unknown')
-) AS is_pending
+    WHERE p.tenant_id = $1 AND p.delivery_id = $2 AND p.subscription_id <> $3 AND p.outcome IN ('retry', 'unknown'))
 FROM kept k CROSS JOIN known d;
 
 -- name: take

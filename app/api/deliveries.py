@@ -15,6 +15,7 @@ from app.api.reading import query, read
 from app.api.submission import Message, Title
 from core.errors import ServiceError, not_found
 from delivery.deliveries_store import MAX_REPLAY, Page, Replayed, Selection, State
+from push.store import Ended
 
 ProviderChannel = Literal["push", "email", "sms", "whatsapp", "telegram", "webhook"]
 #: A provider's code, or one of ours: short and printable.
@@ -130,12 +131,26 @@ class ProviderEvent(Answer):
     received_at: datetime
 
 
+class InBrowser(Answer):
+    """What became of a push in one browser."""
+
+    subscription_id: UUID
+    outcome: Ended
+    status: int | None = Field(description="What its push service has answered last; null: nothing.")
+    sent_at: datetime = Field(description="When it was tried last.")
+    fetched_at: datetime | None = Field(description="When it got what the push held back.")
+    shown_at: datetime | None
+    clicked_at: datetime | None
+    closed_at: datetime | None
+
+
 class Timeline(Tried):
     """Everything that is known of one delivery."""
 
     model_config = ConfigDict(title="Timeline")
 
     provider_events: list[ProviderEvent]
+    browsers: list[InBrowser] = Field(description="Of push; those that were tried, or have reported.")
 
 
 class DeliveriesPage(Answer):

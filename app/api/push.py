@@ -271,12 +271,11 @@ async def report(call: Call) -> Response:
     """Say what became of a push. Let in by the token of that push in that browser; said again it changes nothing."""
     said, delivery = await read(call, Report), call.services.delivery
     ticket = _ticket(call, said.token, "push-receipt")
-    reported = await delivery.push.subscriptions.report(
-        ticket.tenant_id, ticket.delivery_id, ticket.subscription_id, said.event
-    )
     # While other browsers are still to be reached, or the sender is just writing down what it knows, the delivery is
     # the sender's: what is kept here tells it that the push has arrived.
-    if reported is not None and reported.is_recorded and not reported.is_pending:
+    if await delivery.push.subscriptions.report(
+        ticket.tenant_id, ticket.delivery_id, ticket.subscription_id, said.event
+    ):
         receipt = Receipt(
             provider=NAME,
             event_id=f"{ticket.delivery_id.hex}{ticket.subscription_id.hex}",
@@ -284,6 +283,7 @@ async def report(call: Call) -> Response:
             state=_REACHED[said.event],
             delivery=(ticket.tenant_id, ticket.delivery_id),
             occurred_at=call.services.clock.now(),
+            is_first_hand=True,
         )
         await delivery.receipts.record([receipt])
     return nothing()

@@ -56,6 +56,12 @@ def test_what_a_report_makes_of_a_state(state, reported, then):
     assert advanced(state, reported) == then
 
 
+@pytest.mark.parametrize("state", ["failed", "undelivered", "suppressed", "expired", "cancelled", "queued"])
+def test_what_the_device_itself_reports_has_happened(state):
+    assert advanced(state, "delivered", is_first_hand=True) == "delivered"
+    assert advanced("read", "delivered", is_first_hand=True) == "read"
+
+
 @pytest.mark.parametrize("failure", sorted(FAILURES))
 def test_that_a_message_of_an_older_attempt_failed_says_nothing_any_more(failure):
     assert advanced("sent", failure, is_of_last_attempt=False) == "sent"

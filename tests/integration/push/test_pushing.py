@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from core.identity import Identity
+from delivery.conclusion import RetrySettings
 from push.keys import PushSettings, VapidKey
 from push.payload import words
 from push.store import SQL
@@ -51,10 +52,10 @@ class Town:
             **more,
         }
 
-    async def work(self, **settings: Any) -> Seen:
-        """Attempt what is due."""
+    async def work(self, provider: Any = None, **settings: Any) -> Seen:
+        """Attempt what is due. provider: in place of push's."""
         seen = Seen()
-        provider = self.edge.services.delivery.push.provider
+        provider = provider or self.edge.services.delivery.push.provider
         made = a_worker(self.edge.database, {"push": channel("push", provider)}, observer=seen, **settings)
         await made.run_once()
         assert seen.errors == []
@@ -859,6 +860,171 @@ async def test_a_click_counts_where_another_browser_was_never_reached(town: Town
     await town.report(phone.said, "clicked")
 
     assert (await town.delivery())["state"] == "read"
+
+
+async def test_what_somebody_has_seen_was_not_given_up_after_all(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+    for _ in range(4):
+        await town.due_now()
+        await town.work()
+    assert (await town.delivery())["state"] == "failed"
+
+    for event, state in (("shown", "delivered"), ("clicked", "read")):
+        assert (await town.report(browser.told[0], event)).status_code == 204
+        assert (await town.delivery())["state"] == state
+
+    dead = (await town.edge.client(admin()).get("/api/v1/dead-letters")).json()
+    assert dead["deliveries"] == []
+
+
+@dataclass
+class Between:
+    """A provider after whose sending something happens, before anybody has written the end of the delivery."""
+
+    real: Any
+    happens: Callable[[], Awaitable[object]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    async def send(self, message: Any) -> Any:
+        ended = await self.real.send(message)
+        await self.happens()
+        return ended
+
+
+@pytest.mark.parametrize(("event", "state"), [("shown", "delivered"), ("clicked", "read")])
+async def test_a_report_just_before_a_delivery_is_given_up_counts(town: Town, event: str, state: str):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    real = town.edge.services.delivery.push.provider
+    await town.edge.submit(channels=["in_app", "push"])
+
+    provider = Between(real, lambda: town.report(browser.said, event))
+    await town.work(provider, retries=RetrySettings(attempts=1))
+
+    row = await town.delivery()
+    assert row["state"] == state
+    assert row["reason"].startswith("not everywhere: given up after 1 attempts")
+
+
+async def test_a_report_just_before_the_end_of_what_was_sent_counts(town: Town):
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    await town.edge.submit(channels=["in_app", "push"])
+
+    provider = Between(town.edge.services.delivery.push.provider, lambda: town.report(phone.said))
+    await town.work(provider, retries=RetrySettings(attempts=1))
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"][:16]) == ("delivered", "not everywhere: ")
+
+
+async def test_a_report_and_the_end_of_its_delivery_wait_for_each_other(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+
+    await town.edge.rows("UPDATE notification_deliveries SET state = 'processing', claimed_by = 'w1'")
+    async with town.edge.database.transaction() as connection:  # a worker's, that has looked for reports
+        await connection.execute(
+            "UPDATE notification_deliveries SET state = 'failed', claimed_by = NULL, finished_at = now()"
+        )
+        reporting = asyncio.create_task(town.report(browser.said))
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            assert not reporting.done(), "it did not wait for the end"
+    await reporting
+
+    assert (await town.delivery())["state"] == "delivered"
+
+
+async def test_where_a_browser_has_it_nothing_else_takes_over(town: Town):
+    phone, _laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+    await town.edge.client(person()).delete(f"/api/v1/push/subscriptions/{phone.id}")
+    town.service.fault_of = lambda _token: Say(410)
+    await town.due_now()
+
+    provider = Between(town.edge.services.delivery.push.provider, lambda: town.report(phone.said))
+    await town.work(provider, retries=RetrySettings(fallback="push:email"))
+
+    row = await town.delivery()
+    assert (row["state"], row["channel"]) == ("delivered", "push")
+
+
+async def half_sent(town: Town, **members: Any) -> tuple[Browser, Browser, str]:
+    """A delivery that a phone has and a laptop has not yet; it is due again."""
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    notification_id = await town.push(**members)
+    assert (await town.delivery())["state"] == "queued"
+    await town.due_now()
+    return phone, laptop, notification_id
+
+
+@pytest.mark.parametrize(("event", "state"), [(None, "sent"), ("shown", "delivered"), ("clicked", "read")])
+async def test_what_a_phone_has_and_was_read_before_the_laptop_had_it(
+    town: Town, event: str | None, state: str
+):
+    phone, laptop, notification_id = await half_sent(town)
+    if event is not None:
+        await town.report(phone.said, event)
+
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == (state, "not everywhere: read already")
+    path = f"/api/v1/deliveries/{row['id']}"
+    said = (await town.edge.client(admin()).get(path)).json()["browsers"]
+    assert {one["subscription_id"]: (one["outcome"], one["status"]) for one in said} == {
+        phone.id: ("sent", 201),
+        laptop.id: ("retry", 503),
+    }
+    assert [one["shown_at"] is not None for one in said if one["subscription_id"] == phone.id] == [
+        event is not None
+    ]
+
+
+async def test_what_a_phone_has_and_expired_before_the_laptop_had_it(town: Town):
+    *_, notification_id = await half_sent(town)
+    await town.edge.rows("UPDATE notification_deliveries SET expires_at = now()")
+
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("sent", "not everywhere: it was to be gone by now")
+
+
+async def test_what_a_phone_has_and_was_taken_back_before_the_laptop_had_it(town: Town):
+    *_, notification_id = await half_sent(town)
+
+    await town.edge.client(admin()).delete(f"/api/v1/notifications/{notification_id}")
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("sent", "not everywhere: recalled")
+
+
+async def test_what_nobody_has_and_was_read_is_suppressed(town: Town):
+    await town.subscribe()
+    town.service.fault_of = lambda _token: Say(503)
+    notification_id = await town.push()
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.due_now()
+
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("suppressed", "read already")
 
 
 async def test_a_token_is_good_for_one_thing(town: Town):
