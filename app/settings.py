@@ -254,7 +254,7 @@ SECTIONS = (
     Section(EmailSettings, ""),
     Section(WebhookSettings, "DELIVERY_WEBHOOK_"),
     Section(VerificationSettings, "DELIVERY_CODE_"),
-    Section(BroadcastSettings, "DELIVERY_BROADCAST_"),
+    Section(BroadcastSettings, "DELIVERY_BROADCAST_", {"timezone": "DELIVERY_TIMEZONE"}),
     Section(SandboxSettings, "DELIVERY_"),
     Section(
         PushSettings,

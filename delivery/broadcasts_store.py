@@ -7,7 +7,7 @@ page unwritten, and the next worker writes it; what is cancelled is cancelled be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
@@ -20,10 +20,12 @@ from core.database import Connection, Database
 from core.errors import ServiceError, not_found
 from core.identity import Identity
 from core.ids import uuid7
+from core.locale import is_timezone
 from core.sql import load
 from core.streams import topic_stream
 from delivery import audit_store
 from delivery.audit_store import actor_of
+from delivery.local_time import moment
 from delivery.outbox import lane, reach
 
 SQL = load("delivery", "broadcasts.sql")
@@ -48,10 +50,15 @@ class BroadcastSettings:
     page: int = 500  # people in one transaction
     ahead: int = 20_000  # deliveries of one tenant that wait in a channel; then its broadcasts wait too
     hold: timedelta = timedelta(seconds=1)  # until a broadcast that waits is looked at again
+    timezone: str = (
+        "UTC"  # of people who have named none, where a notification is to come at a time of their clock
+    )
 
     def __post_init__(self) -> None:
         if self.page < 1 or self.ahead < 1:
             raise ValueError("must be at least 1")
+        if not is_timezone(self.timezone):
+            raise ValueError("DELIVERY_TIMEZONE must be a zone of the IANA database, as Africa/Kigali")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,13 +134,13 @@ class Broadcasts:
         if (end := _end(row)) is not None:
             await connection.execute(SQL["move"], *key, row["position"], 0, 0, end)
             return 1, 0
-        if await connection.fetchval(
+        if row["local_time"] is None and await connection.fetchval(
             SQL["is_far_ahead"], row["tenant_id"], row["channels"], self._settings.ahead
         ):
             await connection.execute(SQL["hold"], *key, self._settings.hold)
             return 0, 0
         people = await self._people(connection, row)
-        written = await _write(connection, row, people)
+        written = await _write(connection, row, people, self._settings.timezone)
         position = people[-1]["user_id"] if people else row["position"]
         state = "running" if len(people) == self._settings.page else "done"
         await connection.execute(SQL["move"], *key, position, len(people), written, state)
@@ -144,6 +151,18 @@ class Broadcasts:
         if row["audience"] == "topic":
             return list(await connection.fetch(SQL["followers"], *page, topic_stream(row["topic"])))
         return list(await connection.fetch(SQL["everyone"], *page))
+
+    # -- for producers
+
+    async def moments(
+        self, tenant_id: str, user_ids: Sequence[str], local: datetime
+    ) -> Mapping[str, datetime]:
+        """When the clock of each of these people shows this time (without an offset), UTC."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(SQL["zones"], tenant_id, user_ids)
+        zones = {row["user_id"]: row["timezone"] for row in rows}
+        default = self._settings.timezone
+        return {user_id: moment(local, zones.get(user_id, default)) for user_id in user_ids}
 
     # -- for operators
 
@@ -234,9 +253,20 @@ def _end(row: asyncpg.Record) -> State | None:
     return None
 
 
-async def _write(connection: Connection, row: asyncpg.Record, people: Sequence[asyncpg.Record]) -> int:
+async def _write(
+    connection: Connection, row: asyncpg.Record, people: Sequence[asyncpg.Record], default_zone: str
+) -> int:
     """Put the deliveries of one page into the outbox; how many are new."""
-    wanted = [(person["user_id"], channel) for person in people for channel in person["channels"]]
+    local = row["local_time"]
+    wanted = [
+        (
+            person["user_id"],
+            channel,
+            None if local is None else moment(local, person["timezone"] or default_zone),
+        )
+        for person in people
+        for channel in person["channels"]
+    ]
     if not wanted:
         return 0
     written: int = await connection.fetchval(
@@ -244,9 +274,10 @@ async def _write(connection: Connection, row: asyncpg.Record, people: Sequence[a
         row["tenant_id"],
         row["notification_id"],
         [uuid7() for _ in wanted],
-        [user_id for user_id, _ in wanted],
-        [channel for _, channel in wanted],
+        [user_id for user_id, _, _ in wanted],
+        [channel for _, channel, _ in wanted],
         lane(row["priority"], is_campaign=True),
         row["expires_at"],
+        [due for _, _, due in wanted],
     )
     return written

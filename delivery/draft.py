@@ -16,6 +16,7 @@ from core.errors import Fault, ServiceError
 from core.identity import is_user_id
 from core.notification import DEFAULT_CHANNELS, DELIVERY_CHANNELS, RANKS, SHOWN, Priority
 from core.streams import TENANT, StreamKey, is_tenant_id, is_topic, topic_stream, user_stream
+from delivery.local_time import last
 from delivery.mail import header_faults
 
 #: The character NUL in JSON text: not a backslash that is followed by "u0000".
@@ -73,6 +74,8 @@ class Submission:
     collapse_key: the notification replaces earlier ones with this key to the same audience.
     group_key: for clients, which show what has the same key together.
     scheduled_for: published then and not before; None, or past: at once.
+    local_time: of a tenant or a topic, without an offset: sent to each person when their clock shows it. Then
+    scheduled_for is the moment at which it does so first, and nothing is shown in a stream, which all have in common.
 
     Raises ServiceError (invalid) with every fault that it finds.
     """
@@ -90,6 +93,7 @@ class Submission:
     group_key: str | None = None
     expires_at: datetime | None = None
     scheduled_for: datetime | None = None
+    local_time: datetime | None = None
 
     def __post_init__(self) -> None:
         if faults := list(_faults(self)):
@@ -130,6 +134,15 @@ def _faults(submission: Submission) -> Iterator[Fault]:
     expires_at, scheduled_for = submission.expires_at, submission.scheduled_for
     if expires_at is not None and scheduled_for is not None and expires_at <= scheduled_for:
         yield Fault("expires_at", "must be after scheduled_for")
+    if submission.local_time is not None:
+        if isinstance(submission.audience, Users):
+            yield Fault("local_time", "is for a tenant or a topic; people have a moment each")
+        if not SHOWN.isdisjoint(submission.channels):
+            yield Fault(
+                "channels", "must not name in_app or websocket, which everybody has at the same moment"
+            )
+        if expires_at is not None and expires_at <= last(submission.local_time):
+            yield Fault("expires_at", "must be after the last person's scheduled_local")
 
 
 def _audience_faults(audience: Audience) -> Iterator[Fault]:

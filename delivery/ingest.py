@@ -280,6 +280,7 @@ def _columns(stored: Stored, sender: Identity) -> tuple[object, ...]:
         sender.client,
         submission.scheduled_for,
         content.expires_at,
+        submission.local_time,
     )
 
 

@@ -41,6 +41,7 @@ class Record:
     status: str  # scheduled, published, cancelled or recalled
     created_by: str  # the client that submitted it
     scheduled_for: datetime | None
+    local_time: datetime | None  # of each person's clock; scheduled_for is when it comes first
     published_at: datetime | None
 
 
@@ -223,5 +224,6 @@ def _record(
         status=status or row["status"],
         created_by=row["created_by"],
         scheduled_for=scheduled_for or row["scheduled_for"],
+        local_time=row["local_time"] if scheduled_for in (None, row["scheduled_for"]) else None,
         published_at=row["published_at"],
     )

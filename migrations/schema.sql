@@ -299,6 +299,7 @@ CREATE TABLE public.notifications (
     published_at timestamp with time zone,
     expires_at timestamp with time zone,
     updated_at timestamp with time zone,
+    local_time timestamp without time zone,
     CONSTRAINT notifications_audience_check CHECK ((audience = ANY (ARRAY['user'::text, 'users'::text, 'tenant'::text, 'topic'::text]))),
     CONSTRAINT notifications_check CHECK (((audience = 'user'::text) = (user_id IS NOT NULL))),
     CONSTRAINT notifications_check1 CHECK (((audience = 'users'::text) = (user_ids IS NOT NULL))),

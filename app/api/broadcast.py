@@ -14,7 +14,7 @@ from app.api.auth import tenant_of
 from app.api.models import Answer, Body, TenantId, Topic, UserId, one_of
 from app.api.operation import Call, answer
 from app.api.reading import idempotency_key, read_hashed
-from app.api.submission import Draft, submission, submitted
+from app.api.submission import Draft, submission, submit, submitted
 from core.errors import ServiceError, invalid
 from delivery import draft as delivery
 from delivery.draft import Everyone, Users
@@ -48,12 +48,8 @@ async def broadcast(call: Call) -> Response:
     """
     draft, digest = await read_hashed(call, Broadcast)
     tenant_id = tenant_of(call.identity, draft.tenant_id)
-    accepted = await call.services.ingest.submit(
-        submission(draft, tenant_id, audience(draft), call),
-        call.identity,
-        key=idempotency_key(call),
-        body_hash=digest,
-    )
+    made = submission(draft, tenant_id, audience(draft), call)
+    accepted = await submit(made, draft, call, key=idempotency_key(call), body_hash=digest)
     return submitted(accepted, call)
 
 

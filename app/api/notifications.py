@@ -25,6 +25,7 @@ from app.api.submission import (
     Title,
     meaning_faults,
     submission,
+    submit,
     submitted,
 )
 from core.errors import ServiceError
@@ -86,6 +87,9 @@ class Produced(Content):
     user_ids: list[str] = Field(description="Of audience user and users.")
     topic: str | None
     scheduled_for: datetime | None
+    scheduled_local: str | None = Field(
+        description="Of the clock of each recipient; scheduled_for is when it comes first."
+    )
     published_at: datetime | None
 
 
@@ -133,12 +137,7 @@ async def create(call: Call) -> Response:
     # A request that is repeated, or refused for its key, does not bring back an address that was taken away since.
     if people and not (key is not None and await call.services.ingest.has_answered(call.identity, key)):
         await introduce(call, people)
-    accepted = await call.services.ingest.submit(
-        made,
-        call.identity,
-        key=key,
-        body_hash=digest,
-    )
+    accepted = await submit(made, draft, call, key=key, body_hash=digest)
     return submitted(accepted, call)
 
 
@@ -230,5 +229,6 @@ def produced(record: Record) -> dict[str, Any]:
         "user_ids": user_ids,
         "topic": topic,
         "scheduled_for": record.scheduled_for,
+        "scheduled_local": record.local_time and record.local_time.isoformat(),
         "published_at": record.published_at,
     }

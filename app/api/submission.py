@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
-from datetime import datetime, timedelta
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -25,9 +26,18 @@ from app.api.problems import refused
 from core.errors import Fault, ServiceError
 from core.links import validate_action_url
 from core.notification import DEFAULT_CHANNELS, Priority
-from delivery.draft import Audience, Submission
-from delivery.ingest import Accepted
+from delivery import local_time
+from delivery.draft import Audience, Submission, Users
+from delivery.ingest import Accepted, Stored
 from delivery.policy import ADDRESS_VERIFICATION
+
+
+def _wall_clock(text: str) -> str:
+    """Raises ValueError for a date that no calendar has, and for years that clocks cannot be told in."""
+    if not 1970 <= datetime.fromisoformat(text).year <= 9000:
+        raise ValueError("must be a time of this age")
+    return text
+
 
 #: A promise for later than this is a mistake in the year more often than a wish.
 FARTHEST = timedelta(days=366)
@@ -44,6 +54,11 @@ ActionUrl = Annotated[
     str,
     StringConstraints(min_length=1, max_length=2048, pattern=r"^(/|[Hh][Tt][Tt][Pp][Ss]://)[!-~]*$"),
     Field(description="A path of the application's own site, or https to an allowed host."),
+]
+WallClock = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"),
+    AfterValidator(_wall_clock),
 ]
 Metadata = Annotated[
     dict[str, JsonValue],
@@ -68,6 +83,10 @@ class Draft(Body):
     group_key: OwnKey | None = Field(default=None, description="Shown together with what has the same key.")
     expires_at: Moment | None = Field(default=None, description="Gone then; in the future.")
     scheduled_for: Moment | None = Field(default=None, description="Sent then; within a year.")
+    scheduled_local: WallClock | None = Field(
+        default=None,
+        description="Sent when the clock of each recipient shows this, as in 2027-03-01T09:00; within a year.",
+    )
 
 
 class Recipient(Answer):
@@ -87,8 +106,50 @@ class Submitted(RootModel[Content | Recipients]):
     """The notification, for one person or one audience; the list of recipients, for several people."""
 
 
+async def submit(
+    made: Submission, draft: Draft, call: Call, *, key: str | None, body_hash: bytes
+) -> Accepted:
+    """
+    Store what `submission` has made of a draft: one notification, or several where the clocks of named people show
+    scheduled_local at several moments.
+
+    Raises what Ingest.submit raises.
+    """
+    ingest = call.services.ingest
+    if draft.scheduled_local is None or not isinstance(made.audience, Users):
+        return await ingest.submit(made, call.identity, key=key, body_hash=body_hash)
+    local = datetime.fromisoformat(draft.scheduled_local)
+    moments = await call.services.delivery.broadcasts.moments(made.tenant_id, made.audience.user_ids, local)
+    together: dict[datetime, list[str]] = {}
+    for user_id, moment in moments.items():
+        together.setdefault(moment, []).append(user_id)
+    parts = [
+        replace(made, audience=Users.of(*user_ids), scheduled_for=moment)
+        for moment, user_ids in sorted(together.items())
+    ]
+    if len(parts) == 1:
+        return await ingest.submit(parts[0], call.identity, key=key, body_hash=body_hash)
+    return await ingest.submit_many(parts, call.identity, key=key, body_hash=body_hash, render=_each)
+
+
+def _each(stored: Sequence[Stored]) -> tuple[int, bytes]:
+    """201 with the notification that each person got, by their names."""
+    named = [
+        {"id": one.content.id, "user_id": user_id}
+        for one in stored
+        if isinstance(one.submission.audience, Users)
+        for user_id in one.submission.audience.user_ids
+    ]
+    return 201, msgspec.json.encode({"notifications": sorted(named, key=lambda one: str(one["user_id"]))})
+
+
 def submission(draft: Draft, tenant_id: str, audience: Audience, call: Call) -> Submission:
     """Raises ServiceError (invalid) with every fault in the meaning of the draft."""
+    scheduled_for, local = draft.scheduled_for, None
+    if draft.scheduled_local is not None:
+        local = datetime.fromisoformat(draft.scheduled_local)
+        # Of named people each has a moment of their own, which `submit` finds: at the latest this one.
+        scheduled_for = (local_time.last if isinstance(audience, Users) else local_time.first)(local)
     faults = list(
         meaning_faults(
             call.services.clock.now(),
@@ -96,6 +157,7 @@ def submission(draft: Draft, tenant_id: str, audience: Audience, call: Call) -> 
             action_url=draft.action_url,
             expires_at=draft.expires_at,
             scheduled_for=draft.scheduled_for,
+            scheduled_local=draft.scheduled_local,
         )
     )
     if draft.notification_type == ADDRESS_VERIFICATION:
@@ -114,7 +176,8 @@ def submission(draft: Draft, tenant_id: str, audience: Audience, call: Call) -> 
             collapse_key=draft.collapse_key,
             group_key=draft.group_key,
             expires_at=draft.expires_at,
-            scheduled_for=draft.scheduled_for,
+            scheduled_for=scheduled_for,
+            local_time=None if isinstance(audience, Users) else local,
         )
     except ServiceError as error:
         raise refused([*faults, *error.faults]) from error
@@ -130,6 +193,7 @@ def meaning_faults(
     action_url: str | None = None,
     expires_at: datetime | None = None,
     scheduled_for: datetime | None = None,
+    scheduled_local: str | None = None,
 ) -> Iterator[Fault]:
     """What is well formed and cannot be meant."""
     if action_url is not None:
@@ -141,6 +205,14 @@ def meaning_faults(
         yield Fault("expires_at", "must be in the future")
     if scheduled_for is not None and scheduled_for > now + FARTHEST:
         yield Fault("scheduled_for", "must be within a year")
+    if scheduled_local is not None:
+        local = datetime.fromisoformat(scheduled_local)
+        if scheduled_for is not None:
+            yield Fault("scheduled_local", "must not stand beside scheduled_for")
+        if local.replace(tzinfo=UTC) > now + FARTHEST:
+            yield Fault("scheduled_local", "must be within a year")
+        elif local_time.last(local) < now:
+            yield Fault("scheduled_local", "must not be past everywhere on earth")
 
 
 class _Made(msgspec.Struct):

@@ -168,6 +168,9 @@ CREATE TABLE delivery_attempts (
     CHECK ((ended_at IS NULL) = (outcome IS NULL))
 ) WITH (fillfactor = 80);
 
+-- Of a notification for a tenant or a topic: due for each person when their clock shows this.
+ALTER TABLE notifications ADD COLUMN local_time timestamp;
+
 -- A notification for a tenant or a topic, on its way into the outbox page by page.
 CREATE TABLE delivery_broadcasts (
     tenant_id       text        NOT NULL,

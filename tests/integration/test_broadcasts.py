@@ -389,3 +389,86 @@ async def test_without_broadcasts_there_is_nothing_to_do(database: str) -> None:
         assert await Broadcasts(opened).expand_once() == 0
     finally:
         await opened.close()
+
+
+async def browsers(stores: Stores, *user_ids: str, is_active: bool = True) -> None:
+    await stores.query(
+        "INSERT INTO vapid_keys (id, public_key, private_key, state)"
+        " VALUES ('key', decode(repeat('04', 65), 'hex'), '\\x', 'retired') ON CONFLICT DO NOTHING"
+    )
+    for user_id in user_ids:
+        await stores.query(
+            "INSERT INTO push_subscriptions"
+            " (tenant_id, id, user_id, endpoint_hash, endpoint, origin, vapid_key_id, is_active, ended_because)"
+            " VALUES ($1, gen_random_uuid(), $2, $3, '\\x', 'https://push.example', 'key', $4, $5)",
+            TENANT_ID,
+            user_id,
+            uuid4().bytes,
+            is_active,
+            None if is_active else "gone",
+        )
+
+
+async def test_everybody_with_a_browser_is_pushed_to_whether_they_have_addresses_or_not(
+    stores: Stores,
+) -> None:
+    await people(stores, 3, "email")
+    await stores.query("UPDATE recipients SET is_active = false WHERE user_id = 'p00002'")
+    await browsers(stores, "a-browser-only", "p00001", "p00001", "p00002", "z-browser-only")
+    await browsers(stores, "gone", is_active=False)
+    sent = await stores.send("*", channels=("push", "email"))
+    mail = await stores.send("*", channels=("email",))
+
+    await finish(broadcasts_of(stores, page=2))
+
+    assert await written(stores, sent) == [
+        ("a-browser-only", "push"),
+        ("p00000", "email"),
+        ("p00001", "email"),
+        ("p00001", "push"),
+        ("z-browser-only", "push"),
+    ]
+    assert await written(stores, mail) == [("p00000", "email"), ("p00001", "email")]
+
+
+async def test_who_follows_a_topic_is_pushed_to(stores: Stores) -> None:
+    await browsers(stores, "ada", "bob", "eve")
+    for user_id, muted in [("ada", False), ("bob", True)]:
+        await stores.query(
+            "INSERT INTO stream_members (tenant_id, user_id, stream, joined_seq, read_all_seq, muted)"
+            " VALUES ($1, $2, $3, 0, 0, $4)",
+            TENANT_ID,
+            user_id,
+            topic_stream("news"),
+            muted,
+        )
+    sent = await stores.send("#news", channels=("push",))
+
+    await finish(broadcasts_of(stores))
+
+    assert await written(stores, sent) == [("ada", "push")]
+
+
+async def test_at_a_time_of_each_persons_clock_each_delivery_is_due_then_and_holds_nobody_up(
+    stores: Stores,
+) -> None:
+    await people(stores, 3, "email")
+    await stores.query("UPDATE recipients SET timezone = 'Asia/Tokyo' WHERE user_id = 'p00000'")
+    await stores.query("UPDATE recipients SET timezone = 'America/New_York' WHERE user_id = 'p00001'")
+    tomorrow = (datetime.now(UTC) + timedelta(days=2)).replace(hour=9, minute=0, second=0, microsecond=0)
+    sent = await stores.send("*", channels=("email",), local_time=tomorrow.replace(tzinfo=None))
+    broadcasts = broadcasts_of(stores, page=1, ahead=1, timezone="Africa/Kigali")
+
+    assert await finish(broadcasts) == 4, "waiting for their clocks, they do not count as ahead"
+
+    rows = await stores.query(
+        "SELECT user_id, due_at, queued_at FROM notification_deliveries WHERE notification_id = $1 ORDER BY 1",
+        sent,
+    )
+    kigali, tokyo = tomorrow - timedelta(hours=2), tomorrow - timedelta(hours=9)
+    assert [row["due_at"] for row in rows if row["user_id"] != "p00001"] == [tokyo, kigali]
+    assert rows[1]["due_at"] > tomorrow
+    assert all(row["queued_at"] == row["due_at"] for row in rows), "only then does it begin to wait"
+    ordinary = await stores.send("*", channels=("email",))
+    assert await broadcasts.expand_once() == 1
+    assert len(await written(stores, ordinary)) == 1
