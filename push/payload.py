@@ -247,25 +247,39 @@ def _shortened(said: dict[str, Any], excess: int) -> dict[str, Any] | None:
 
 
 def _spilled(push: Push) -> dict[str, Any]:
-    """That there is something, for browsers without a worker; the rest is fetched before it is shown."""
+    """
+    That there is something, for browsers without a worker; the rest is fetched before it is shown.
+
+    It replaces, sounds and counts as the whole of it: what comes twice, or is not fetched, is still one.
+    """
     something, _ = words(push.locale)
     title = something if push.privacy == "private" else fitting(push.title, 4 * _LEAST_TITLE)
     title = title if title == push.title or push.privacy == "private" else title + _CUT
     id_ = str(push.notification_id)
+    tag = push.tag or id_
     data = {"notification_id": id_, "action_url": None, "receipt": push.receipt}
     when = "shown" if push.privacy == "full" else "clicked"
+    shown = {
+        "title": title,
+        "body": "",
+        "navigate": push.home,
+        "tag": tag,
+        "silent": push.priority == "low",
+        "data": data,
+    }
     return {
         "web_push": DECLARATIVE,
         "mutable": True,
-        "notification": {"title": title, "body": "", "navigate": push.home, "tag": id_, "data": data},
+        "notification": shown,
         "title": title,
         "body": "",
         "message": "",
-        "tag": id_,
+        "tag": tag,
         "data": data,
         "actions": [],
         "priority": push.priority,
         "requireInteraction": push.priority == "urgent",
+        **({"app_badge": push.unread} if push.unread is not None else {}),
         "fetch": {"id": id_, "token": push.fetch, "when": when},
     }
 

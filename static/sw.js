@@ -87,10 +87,11 @@
     }
   }
 
-  /** All of the payload. What did not fit is fetched; when that fails, what came must do. */
+  /** All of the payload. What did not fit is fetched; when that fails, what came must do, and isShort says so. */
   async function complete(payload) {
-    const isShort = isObject(payload.fetch) && payload.fetch.when !== "clicked";
-    return isShort ? { ...payload, ...(await whole(payload.fetch)) } : payload;
+    if (!isObject(payload.fetch) || payload.fetch.when === "clicked") return { payload, isShort: false };
+    const rest = await whole(payload.fetch);
+    return { payload: { ...payload, ...rest }, isShort: !rest };
   }
 
   /** Where a click on it leads, checked, or null. */
@@ -131,12 +132,17 @@
   }
 
   /** Always shows something: browsers punish a push without, and a person should not miss it for an odd icon. */
-  async function show(payload) {
+  async function show(payload, isShort) {
     const { title, options } = read(payload);
     const { tag, data, silent } = options;
+    const isSame = (one) => one.data?.notification_id === data.notification_id;
+    if (tag && isShort) { // a second copy of what was fetched already, and is shown whole
+      const fetched = (await self.registration.getNotifications({ tag })).find(isSame);
+      if (fetched) return again(fetched);
+    }
     if (tag && !silent) { // news in the place of older news rings again; the same news a second time does not
       const before = await self.registration.getNotifications({ tag });
-      const isNews = before.length > 0 && before.every((one) => one.data?.notification_id !== data.notification_id);
+      const isNews = before.length > 0 && !before.some(isSame);
       if (isNews) options.renotify = true;
     }
     try {
@@ -147,10 +153,17 @@
     }
   }
 
+  /** Show once more, without a sound, what is shown. */
+  function again({ title, body, icon, badge, image, tag, lang, dir, silent, requireInteraction, actions, data }) {
+    const options = { body, icon, badge, image, tag, lang, dir, silent, requireInteraction, actions, data };
+    for (const name of Object.keys(options)) if (!options[name]) delete options[name];
+    return self.registration.showNotification(title, options);
+  }
+
   async function receive(data) {
-    const payload = await complete(parse(data));
+    const { payload, isShort } = await complete(parse(data));
     const ids = Array.isArray(payload.reads) ? payload.reads : [];
-    await inTurn(() => show(payload));
+    await inTurn(() => show(payload, isShort));
     const unread = payload.app_badge ?? payload.notification?.app_badge;
     const closed = inTurn(() => close(ids));
     await Promise.allSettled([closed, mark(unread), report(payload.data?.receipt, "shown")]);

@@ -139,6 +139,26 @@ def test_what_does_not_fit_at_all_is_fetched_before_it_is_shown():
     assert said["title"].startswith("ttt")
 
 
+@pytest.mark.parametrize("priority", ["low", "normal", "urgent"])
+@pytest.mark.parametrize("tag", [None, "t" * 32])
+@pytest.mark.parametrize("unread", [None, 0, 7])
+@pytest.mark.parametrize("privacy", ["full", "title_only"])
+def test_what_is_fetched_replaces_sounds_and_counts_as_the_whole(
+    priority: str, tag: str | None, unread: int | None, privacy: Any
+):
+    push = a_push(
+        title="t" * 250, url="/" + "p" * 2000, priority=priority, tag=tag, unread=unread, privacy=privacy
+    )
+
+    spilled, all_ = told(push), whole(push)
+
+    assert "fetch" in spilled
+    for name in ("tag", "priority", "requireInteraction", "app_badge"):
+        assert spilled.get(name) == all_.get(name), name
+    for name in ("tag", "silent"):
+        assert spilled["notification"][name] == all_["notification"][name], name
+
+
 @pytest.mark.parametrize("text", ["", "short", "long " * 1000])
 def test_a_link_that_fills_the_room_is_fetched_whatever_the_text(text: str):
     said = told(a_push(text=text, url="/" + "p" * 2000))
