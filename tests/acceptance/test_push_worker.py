@@ -249,6 +249,25 @@ async def test_what_can_not_be_fetched_is_shown_as_it_came(stage):
     assert shown["title"] == "Title 1"
 
 
+async def test_a_second_copy_of_what_was_fetched_leaves_the_whole_of_it(stage):
+    scene = await stage.open()
+    short = payload(
+        notification={"title": "Lo…", "body": "", "tag": "topic"},
+        fetch={"id": "n1", "token": "once", "when": "shown"},
+    )
+    scene.server.spilled["once"] = payload(
+        notification={"title": "Long", "body": "x" * 5_000, "tag": "topic"}
+    )
+    await scene.push(short)
+
+    [shown] = await scene.push(short)
+    [other] = await scene.push(short | {"data": {"notification_id": "n2"}, "notification": {"tag": "topic"}})
+
+    assert (shown["title"], len(shown["body"]), shown["renotify"]) == ("Long", 5_000, False)
+    assert shown["data"]["carillon"]["receipt"] == "receipt-1"
+    assert (other["data"]["notification_id"], other["body"]) == ("n2", "Open it to read it.")
+
+
 async def test_the_same_news_again_is_silent_and_other_news_in_its_place_is_not(stage):
     scene = await stage.open()
     topic = {"notification": {"tag": "topic"}}
