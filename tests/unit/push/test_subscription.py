@@ -35,27 +35,27 @@ COMPRESSED = generate_private_key(SECP256R1()).public_key().public_bytes(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("p256dh", "auth", "field"),
-    [
-        (url(COMPRESSED), url(AUTH), "p256dh_key"),
-        (url(KEY[:-1]), url(AUTH), "p256dh_key"),
-        (url(KEY + b"x"), url(AUTH), "p256dh_key"),
-        (url(b"\x06" + KEY[1:]), url(AUTH), "p256dh_key"),
-        (url(KEY[:33] + bytes(32)), url(AUTH), "p256dh_key"),
-        (url(b"\x04" + bytes(64)), url(AUTH), "p256dh_key"),
-        ("", url(AUTH), "p256dh_key"),
-        ("né" * 40, url(AUTH), "p256dh_key"),
-        ("!" * 87, url(AUTH), "p256dh_key"),
-        ("A" * 1_000_000, url(AUTH), "p256dh_key"),
-        (url(KEY)[:40] + "=" + url(KEY)[40:], url(AUTH), "p256dh_key"),
-        (url(KEY) + "\n", url(AUTH), "p256dh_key"),
-        (url(KEY), url(AUTH[:-1]), "auth_key"),
-        (url(KEY), url(AUTH + b"x"), "auth_key"),
-        (url(KEY), "", "auth_key"),
-        (url(KEY), "\x00" * 22, "auth_key"),
-    ],
-)
+BAD = {
+    "a compressed point": (url(COMPRESSED), url(AUTH), "p256dh_key"),
+    "a byte too few": (url(KEY[:-1]), url(AUTH), "p256dh_key"),
+    "a byte too many": (url(KEY + b"x"), url(AUTH), "p256dh_key"),
+    "a hybrid point": (url(b"\x06" + KEY[1:]), url(AUTH), "p256dh_key"),
+    "a point beside the curve": (url(KEY[:33] + bytes(32)), url(AUTH), "p256dh_key"),
+    "zeros": (url(b"\x04" + bytes(64)), url(AUTH), "p256dh_key"),
+    "no key": ("", url(AUTH), "p256dh_key"),
+    "letters of no alphabet": ("né" * 40, url(AUTH), "p256dh_key"),
+    "signs of no alphabet": ("!" * 87, url(AUTH), "p256dh_key"),
+    "a million letters": ("A" * 1_000_000, url(AUTH), "p256dh_key"),
+    "padding in the middle": (url(KEY)[:40] + "=" + url(KEY)[40:], url(AUTH), "p256dh_key"),
+    "a line's end": (url(KEY) + "\n", url(AUTH), "p256dh_key"),
+    "a secret a byte too short": (url(KEY), url(AUTH[:-1]), "auth_key"),
+    "a secret a byte too long": (url(KEY), url(AUTH + b"x"), "auth_key"),
+    "no secret": (url(KEY), "", "auth_key"),
+    "a secret of no alphabet": (url(KEY), "\x00" * 22, "auth_key"),
+}
+
+
+@pytest.mark.parametrize(("p256dh", "auth", "field"), BAD.values(), ids=BAD)
 def test_keys_that_nothing_can_be_encrypted_for_are_refused_by_name(
     p256dh: str, auth: str, field: str
 ) -> None:
