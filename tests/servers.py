@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import secrets
 import shutil
 import signal
 import socket
@@ -17,12 +19,17 @@ from typing import Self
 START_SECONDS = 15.0
 
 
+#: Below those that kernels give to whoever connects (Linux: from 32768): none of these goes to a client meanwhile.
+LISTENING = range(10_000, 32_000)
+
+
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface on which nobody listens, and which nobody is given before it is used."""
+    while True:
+        port = secrets.choice(LISTENING)  # not of `random`, which Hypothesis seeds alike in every process
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def redis_binary() -> str | None:

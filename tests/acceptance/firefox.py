@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.machine import program
+from tests.servers import free_port
 
 #: A profile that talks to nobody but the test. Automation would switch push off, so its own preferences stay away.
 _PREFERENCES: dict[str, Any] = {
@@ -175,10 +175,3 @@ async def firefox(profile: Path, **preferences: Any) -> AsyncIterator[Firefox]:
             await process.wait()
         if talking is not None:
             await talking
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port

@@ -12,6 +12,8 @@ import asyncio
 import json
 import shlex
 import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -20,7 +22,7 @@ import pytest
 from tests.acceptance.browsers import chromium
 from tests.client import Client
 from tests.machine import program
-from tests.process import ROOMY, SECRET, Node, service, token
+from tests.process import ROOMY, SECRET, Node, StartRefused, service, token
 
 SCRIPT = """
 const token = "your-jwt-token";
@@ -120,17 +122,27 @@ async def notify_assessment_complete(assessment_id: str, tenant_id: str):
 PORT = 8003
 
 
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        return probe.connect_ex(("127.0.0.1", port)) != 0
+@asynccontextmanager
+async def serving(database: str) -> AsyncIterator[Node]:
+    """On the document's port, or on a free one where somebody else has it."""
+
+    def on(port: int) -> Node:
+        settings = {"DATABASE_URL": database, "JWT_SECRET_KEY": SECRET, **ROOMY}
+        return Node(settings=settings, entry=("-m", "app", "serve", "--port", str(port)))
+
+    async with AsyncExitStack() as stack:
+        try:
+            node = await stack.enter_async_context(on(PORT))
+        except StartRefused as refused:
+            if "in use" not in refused.log:
+                raise
+            node = await stack.enter_async_context(on(0))
+        yield node
 
 
 @pytest.fixture
 async def hub(database, monkeypatch):
-    port = str(PORT if _free(PORT) else 0)
-    settings = {"DATABASE_URL": database, "JWT_SECRET_KEY": SECRET, **ROOMY}
-    async with Node(settings=settings, entry=("-m", "app", "serve", "--port", port)) as node:
+    async with serving(database) as node:
         resolve = socket.getaddrinfo
 
         def here(host: Any, *more: Any, **named: Any) -> Any:

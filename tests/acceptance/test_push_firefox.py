@@ -12,11 +12,12 @@ import pytest
 import pytest_asyncio
 
 from core.keys import decode_base64url
-from tests.acceptance.firefox import Firefox, firefox, free_port
+from tests.acceptance.firefox import Firefox, firefox
 from tests.postgres import TEMPLATE, PostgresServer
 from tests.process import ENCRYPTION_KEYS, ROOT, SECRET, Node, nodes, token
 from tests.providers.autopush import DELIVERED, HOST, Autopush
 from tests.providers.certificates import certificate
+from tests.servers import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
