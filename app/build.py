@@ -23,6 +23,7 @@ from app.api.application import make_app
 from app.api.checks import Health
 from app.api.metrics import Metrics
 from app.api.services import Services
+from app.api.throttle import Throttle
 from app.authentication import Authentication, RevocationFeed
 from app.console import console_routes
 from app.delivering import delivering
@@ -270,6 +271,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         delivery=delivery,
         digests=digests,
         digest_job=digest_job,
+        push_tests=Throttle(settings.api.push_test_rate, clock, holds_services=True),
         health=Health(
             [
                 checks.database(database),
@@ -485,12 +487,14 @@ def _watch_digests(metrics: Metrics, job: DigestJob) -> None:
             "digest_sent": job.stats.sent,
             "digest_skipped_empty": job.stats.skipped_empty,
             "digest_skipped_late": job.stats.skipped_late,
+            "digest_skipped_weekend": job.stats.skipped_weekend,
             "digest_failures": job.stats.failed,
         },
         {
             "digest_sent": "Digests that were submitted.",
             "digest_skipped_empty": "Digests with nothing to tell.",
             "digest_skipped_late": "Digests that came too late and were merged into the next.",
+            "digest_skipped_weekend": "Digests that fell on days off and were merged into the next.",
             "digest_failures": "Digests that could not be submitted.",
         },
     )

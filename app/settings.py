@@ -237,7 +237,7 @@ SECTIONS = (
     Section(BudgetSettings, "DELIVERY_"),
     Section(DigestSettings, "DIGEST_"),
     Section(LinkSettings, "HUB_", {"site_url": "DELIVERY_SITE_URL"}),
-    Section(ApiSettings, "HUB_", fixed=("version",)),
+    Section(ApiSettings, "HUB_", {"push_test_rate": "PUSH_TEST_RATE"}, fixed=("version",)),
     Section(
         AlertSettings,
         "DELIVERY_ALERT_",

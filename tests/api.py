@@ -19,6 +19,7 @@ from app.api.checks import Health, broker, database, epoch
 from app.api.metrics import Metrics
 from app.api.routes import everything
 from app.api.services import ApiSettings, Services
+from app.api.throttle import Throttle
 from app.authentication import Authentication, RevocationFeed
 from app.delivering import delivering
 from app.pushing import open_push
@@ -186,6 +187,7 @@ async def serving(dsn: str, *, push: PushSettings | None = None) -> AsyncIterato
             digests=digests,
             digest_job=DigestJob(opened, digests, hub, words, clock),
             delivery=delivering(opened, hub, vault, clock, push=pushing),
+            push_tests=Throttle(ApiSettings().push_test_rate, clock, holds_services=True),
             health=Health(
                 [database(opened), broker(fan_out), epoch(history, lambda: hub.epoch)],
                 clock,

@@ -235,13 +235,18 @@ async def unlink(call: Call) -> Response:
 
 
 async def test(call: Call) -> Response:
-    """Send one of the caller's browsers something now, past the outbox and every preference."""
+    """
+    Send one of the caller's browsers something now, past the outbox and every preference.
+
+    Nothing else holds it back, so a person may do it a few times in a row and then every ten seconds.
+    """
     push, identity = _push(call), call.identity
     if call.services.delivery.is_sandbox:
         raise ServiceError("conflict", "This is a sandbox: nothing is sent past the outbox.")
     one = await push.subscriptions.find(
         identity.tenant_id, identity.user_id, call.id_in_path("subscription_id")
     )
+    call.services.push_tests.admit(identity)
     locale = call.headers.get("accept-language", "").partition(",")[0].partition(";")[0].strip()[:35]
     said = Push(
         notification_id=uuid7(),
@@ -419,7 +424,7 @@ def operations() -> tuple[Operation, ...]:
             summary="Try a browser",
             tag="push",
             answers={200: PushTested},
-            problems=("conflict",),
+            problems=("conflict", "rate_limited"),
         ),
         Operation(
             method="POST",

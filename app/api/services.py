@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from app.api.auth import Authenticate
 from app.api.checks import Health
 from app.api.metrics import Metrics
+from app.api.throttle import Throttle
 from app.delivering import Delivering
 from core.clock import Clock
 from core.revocation import Revocation
@@ -28,13 +29,14 @@ from hub.publisher import Publisher
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings:
-    """The HTTP edge. From HUB_CORS_ORIGINS, HUB_TRUSTED_HOSTS, HUB_ACTION_HOSTS."""
+    """The HTTP edge. From HUB_CORS_ORIGINS, HUB_TRUSTED_HOSTS, HUB_ACTION_HOSTS, PUSH_TEST_RATE."""
 
     cors_origins: frozenset[str] = frozenset()  # exact, as browsers write them; "*" is every one
     trusted_hosts: frozenset[str] = frozenset()  # lower case, without ports; empty: any
     action_hosts: frozenset[str] = frozenset()  # where an action_url may lead besides our own site
     open_metrics: bool = False  # /metrics without a token: where only the internal listener serves it
     request_rate: Rate = Rate(20, burst=200)  # of one person, on this node; services are not held to it
+    push_test_rate: Rate = Rate(0.1, burst=5)  # of one person's tests of their browsers, on this node
     version: str = "0"
 
 
@@ -59,5 +61,6 @@ class Services:
     delivery: Delivering
     digests: Digests
     digest_job: DigestJob
+    push_tests: Throttle  # they go past the outbox
     health: Health
     metrics: Metrics

@@ -12,16 +12,17 @@ REMEMBERED = 20_000
 
 
 class Throttle:
-    """The requests of every person, counted on this node."""
+    """The requests of every person, counted on this node. holds_services: and of every service."""
 
-    def __init__(self, rate: Rate, clock: Clock) -> None:
+    def __init__(self, rate: Rate, clock: Clock, *, holds_services: bool = False) -> None:
         self._rate = rate
         self._clock = clock
+        self._holds_services = holds_services
         self._buckets: dict[tuple[str, str], TokenBucket] = {}  # oldest first
 
     def admit(self, identity: Identity) -> None:
         """Count one request. Raises ServiceError (rate_limited) with the time after which there is room again."""
-        if identity.kind != "user":
+        if identity.kind != "user" and not self._holds_services:
             return
         person, now = (identity.tenant_id, identity.user_id), self._clock.monotonic()
         bucket = self._buckets.get(person)

@@ -8,12 +8,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 
+from app.api.services import ApiSettings
+from app.api.throttle import Throttle
+from core.clock import Clock
 from core.identity import Identity
 from delivery.conclusion import RetrySettings
 from push.keys import PushSettings, VapidKey
@@ -544,6 +548,31 @@ async def test_the_test_button_says_that_a_browser_is_gone(town: Town):
 
     assert answer.json()["status"] == "gone"
     assert [row["ended_because"] for row in await town.rows()] == ["gone"]
+
+
+async def test_the_test_button_is_held_to_a_rate_of_its_own(town: Town):
+    now = 0.0
+    clock = cast(Clock, SimpleNamespace(monotonic=lambda: now))
+    throttle = Throttle(ApiSettings().push_test_rate, clock, holds_services=True)
+    edge = town.edge.with_services(push_tests=throttle)
+    phone, laptop, bobs = await town.subscribe(), await town.subscribe(), await town.subscribe("bob")
+
+    async def test(browser: Browser, user_id: str = "ada") -> httpx.Response:
+        return await edge.client(person(user_id)).post(f"/api/v1/push/subscriptions/{browser.id}/test")
+
+    unknown = await edge.client(person()).post(f"/api/v1/push/subscriptions/{uuid4()}/test")
+    taken = [await test(phone) for _ in range(5)]
+    refused = [await test(phone), await test(laptop)]
+    others = await test(bobs, "bob")
+    now = 10.0
+    later = await test(laptop)
+
+    assert unknown.status_code == 404, "and costs nothing"
+    assert [answer.status_code for answer in (*taken, others, later)] == [200] * 7
+    for answer in refused:
+        assert (answer.status_code, answer.json()["error"]) == (429, "rate_limited")
+        assert answer.headers["retry-after"] == "10"
+    assert (len(phone.told), len(laptop.told), len(bobs.told)) == (5, 1, 1)
 
 
 async def test_a_sandbox_sends_nothing_by_the_test_button_either(town: Town):
