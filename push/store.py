@@ -93,11 +93,13 @@ class Waiting:
     """
     What a delivery has still to reach.
 
-    has_sent: some browser has it already. is_shown, is_clicked: some browser has said so.
+    has_sent: some browser has it already. is_refused: for some browser it was refused for good, which is not asked
+    again. is_shown, is_clicked: some browser has said so.
     """
 
     subscriptions: Sequence[Subscription]
     has_sent: bool = False
+    is_refused: bool = False
     is_shown: bool = False
     is_clicked: bool = False
 
@@ -250,7 +252,11 @@ class Subscriptions:
                     found[place].append(one)
         return [
             Waiting(
-                subscriptions, said[place]["has_sent"], said[place]["is_shown"], said[place]["is_clicked"]
+                subscriptions,
+                has_sent=said[place]["has_sent"],
+                is_refused=said[place]["is_refused"],
+                is_shown=said[place]["is_shown"],
+                is_clicked=said[place]["is_clicked"],
             )
             for place, subscriptions in enumerate(found)
         ]

@@ -74,23 +74,30 @@ ORDER BY s.id;
 
 -- name: waiting
 -- What deliveries have still to reach, one row or more for each, in the order given: active browsers that none of
--- their attempts is known to have reached; and what browsers have said that were reached. Leans on
--- idx_push_subscriptions_active and the primary key of push_sends.
+-- their attempts is known to have reached, and whose push service has not refused it for good since the delivery was
+-- queued; and what browsers have said that were reached. Leans on idx_push_subscriptions_active and the primary keys of
+-- push_sends and notification_deliveries.
 --   $1 tenant ids text[], $2 user ids text[], $3 delivery ids uuid[]: of each delivery
 -- Returns NULL for the id where no browser is left.
-SELECT d.place, r.has_sent, r.is_shown, r.is_clicked, s.id, s.endpoint, s.origin, s.vapid_key_id
+SELECT d.place, r.has_sent, r.is_refused, r.is_shown, r.is_clicked, s.id, s.endpoint, s.origin, s.vapid_key_id
 FROM unnest($1::text[], $2::text[], $3::uuid[]) WITH ORDINALITY AS d (tenant_id, user_id, delivery_id, place)
+LEFT JOIN LATERAL (
+    SELECT n.queued_at FROM notification_deliveries n WHERE n.tenant_id = d.tenant_id AND n.id = d.delivery_id
+    OFFSET 0) AS q ON true
 CROSS JOIN LATERAL (
-    SELECT count(*) > 0 AS has_sent, count(p.shown_at) > 0 AS is_shown, count(p.clicked_at) > 0 AS is_clicked
+    SELECT count(*) FILTER (WHERE p.outcome = 'sent') > 0 AS has_sent,
+           count(*) FILTER (WHERE p.outcome IN ('refused', 'too_large') AND p.sent_at >= q.queued_at) > 0 AS is_refused,
+           count(p.shown_at) > 0 AS is_shown, count(p.clicked_at) > 0 AS is_clicked
     FROM push_sends p
-    WHERE p.tenant_id = d.tenant_id AND p.delivery_id = d.delivery_id AND p.outcome = 'sent') AS r
+    WHERE p.tenant_id = d.tenant_id AND p.delivery_id = d.delivery_id) AS r
 LEFT JOIN LATERAL (
     SELECT s.id, s.endpoint, s.origin, s.vapid_key_id FROM push_subscriptions s
     WHERE s.tenant_id = d.tenant_id AND s.user_id = d.user_id AND s.is_active
       AND (s.expires_at > now()) IS NOT FALSE
-      AND (SELECT p.outcome FROM push_sends p
+      AND (SELECT p.outcome = 'sent' OR p.outcome IN ('refused', 'too_large') AND p.sent_at >= q.queued_at
+           FROM push_sends p
            WHERE p.tenant_id = d.tenant_id AND p.delivery_id = d.delivery_id AND p.subscription_id = s.id)
-          IS DISTINCT FROM 'sent'
+          IS NOT TRUE
     ORDER BY s.id
     OFFSET 0) AS s ON true
 ORDER BY d.place, s.id;

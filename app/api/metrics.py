@@ -177,7 +177,7 @@ class _Pushes(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = self._stats()
-        text = "Pushes to browsers, by what became of them."
+        text = "Pushes, one for each try in each browser, by what became of them."
         sent = CounterMetricFamily("push_notifications_sent", text, labels=["status"])
         text = "The same by push service, for whoever asks which of them is in trouble."
         answers = CounterMetricFamily("push_service_answers", text, labels=["service", "status"])

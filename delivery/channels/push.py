@@ -244,6 +244,8 @@ def concluded(waiting: Waiting, results: Sequence[PushResult]) -> Outcome:
     bad = [one for one in results if one.kind != "gone"]
     if bad:
         return Fail(reason=bad[0].reason, code=_code(bad[0]))
+    if waiting.is_refused:
+        return Fail(reason="refused for good in an attempt before", code="refused")
     return Fallback(reason="no browser is left that takes it", code="no_browser")
 
 

@@ -462,6 +462,30 @@ async def test_refusals_end_a_browser_only_where_the_service_takes_what_is_for_o
     assert len(taken.told) == 1
 
 
+async def test_a_browser_that_refuses_is_asked_and_counted_once_for_a_delivery(town: Town):
+    refusing, away = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(403 if token == refusing.device.token else 503)
+    await town.push()
+    for _ in range(3):
+        await town.due_now()
+        await town.work()
+    results = town.edge.services.delivery.push.sender.stats.results
+    assert results["mozilla", "refused"] == 1
+    assert {str(row["id"]): row["failures"] for row in await town.rows()} == {refusing.id: 1, away.id: 0}
+
+    away.device.is_gone = True
+    town.service.fault_of = lambda _token: None
+    await town.due_now()
+    await town.work()
+    row = await town.delivery()
+    assert (row["state"], row["code"]) == ("failed", "refused"), "one is left, and will not have it"
+
+    await town.edge.client(admin()).post(f"/api/v1/deliveries/{row['id']}/retry")
+    await town.work()
+    assert (await town.delivery())["state"] == "sent", "an operator has mended what was wrong"
+    assert len(refusing.told) == 1
+
+
 async def test_a_message_that_is_too_large_for_one_service_is_sent_smaller(town: Town):
     browser = await town.subscribe()
     town.service.script.append(Say(413))

@@ -64,6 +64,9 @@ def test_without_a_browser_another_channel_may_take_over():
 
 def test_what_every_browser_refuses_has_failed():
     assert isinstance(outcome("gone", "refused"), Fail)
+    assert isinstance(outcome("gone", is_refused=True), Fail)
+    assert isinstance(outcome(is_refused=True), Fail)
+    assert outcome(is_refused=True, has_sent=True) == Sent()
 
 
 def test_a_ticket_says_what_it_was_made_for_and_nothing_else_reads_it():
