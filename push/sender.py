@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from core.clock import Clock
@@ -25,6 +27,11 @@ __all__ = ["PushResult", "PushSender", "SenderSettings", "SenderStats"]
 #: Origins that are remembered; an installation that takes any host meets any number of them.
 _ORIGINS = 4096
 
+#: For how long pushes are gathered to be encrypted together, in seconds.
+_GATHERING = 0.001
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SenderSettings:
@@ -36,7 +43,7 @@ class SenderSettings:
         128  # requests under way at once, per push service and process; fewer when it wants fewer
     )
     rate: float | None = None  # requests per second, per push service and process; None: no limit
-    slice: int = 8  # messages encrypted in one go, before anything else in the process has its turn
+    slice: int = 16  # messages encrypted in one go, before anything else in the process has its turn
     idle: timedelta = timedelta(seconds=45)  # a connection without requests is closed
     connection_life: timedelta = timedelta(minutes=10)  # then the name of the push service is asked for again
     proxy: str | None = field(
@@ -163,18 +170,12 @@ class PushSender:
         urgency: str,
         topic: str | None,
     ) -> PushResult:
-        await self._turns.take()
-        now = self._clock.now()
+        encryption = partial(self._encrypted, payload, subscription)
         try:
-            body = encrypt(
-                payload,
-                subscription.p256dh,
-                subscription.auth,
-                pad_to=bucket(len(payload)),
-                sender=self._sender_keys.next(self._clock.monotonic()),
-            )
+            body = await self._turns.of(encryption, self.stats.in_flight)
         except ValueError:
             return PushResult(kind="refused", reason="the keys of the browser are no keys")
+        now = self._clock.now()
         own = [("TTL", str(ttl)), ("Urgency", urgency)]
         if topic is not None:
             own.append(("Topic", topic))
@@ -195,6 +196,16 @@ class PushSender:
         if answer.is_blocked:
             return PushResult(kind="blocked", reason=answer.reason)
         return PushResult(kind="unknown" if answer.was_handed_over else "retry", reason=answer.reason)
+
+    def _encrypted(self, payload: bytes, subscription: Subscription) -> bytes:
+        """Raises ValueError."""
+        return encrypt(
+            payload,
+            subscription.p256dh,
+            subscription.auth,
+            pad_to=bucket(len(payload)),
+            sender=self._sender_keys.next(self._clock.monotonic()),
+        )
 
     def _gate(self, origin: str) -> _Gate:
         gate = self._gates.get(origin)
@@ -323,37 +334,61 @@ def _turned_away(pause: Pause) -> PushResult:
 
 class Turns:
     """
-    Work for the processor in slices: so much of it in one round of the event loop, then everything else.
+    Work for the processor in slices: so much of it in one go, then everything else in the process.
 
     A hundred pushes that become due together would else hold up the loop for as long as a hundred encryptions take.
+    Where many are under way, the next ones are gathered until they fill a slice, or for a millisecond: one
+    encryption after another costs a quarter less than one between a reading and a writing each, which empty the
+    processor's caches, and the loop turns, polls and is woken once for all of them.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._left = size
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._is_due = False
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def take(self) -> None:
-        """Return when there is a turn. A slice may stretch over several rounds; the next begins in a round of its own."""
-        if self._left > 0 and not self._waiting:
-            self._left -= 1
-            return
+    async def of(self, work: Callable[[], T], under_way: int) -> T:
+        """
+        What the work gives, when it has had its turn: at once where no more than a slice are under way.
+
+        Raises what the work raises. Work that nobody waits for any more is not done.
+        """
+        if under_way <= self._size and not self._waiting:
+            return work()
         loop = asyncio.get_running_loop()
-        turn = loop.create_future()
-        self._waiting.append(turn)
-        if not self._is_due:
-            self._is_due = True
-            loop.call_soon(self._refill)
-        await turn
+        done: asyncio.Future[T] = loop.create_future()
+        self._waiting.append((work, done))
+        self._arrange(loop)
+        return await done
 
-    def _refill(self) -> None:
-        self._left = self._size
-        while self._left and self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                self._left -= 1
-        self._is_due = bool(self._waiting)
-        if self._is_due:
-            asyncio.get_running_loop().call_soon(self._refill)
+    def _arrange(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._is_due or not self._waiting:
+            return
+        if len(self._waiting) >= self._size:
+            self._is_due = True
+            loop.call_soon(self._work)
+        elif self._timer is None:
+            self._timer = loop.call_later(_GATHERING, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._is_due:
+            self._work()
+
+    def _work(self) -> None:
+        self._is_due = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        left = self._size
+        while left and self._waiting:
+            work, done = self._waiting.popleft()
+            if done.done():  # cancelled
+                continue
+            left -= 1
+            try:
+                done.set_result(work())
+            except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+                done.set_exception(error)
+        self._arrange(asyncio.get_running_loop())

@@ -8,9 +8,10 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -458,23 +459,67 @@ async def test_nearly_everything_gone_at_once_is_not_believed(service: PushServi
 # --- what else the process does --------------------------------------------------------------------------------------
 
 
-async def test_encryption_goes_in_slices(service: PushService) -> None:
-    turns, order = Turns(8), []
-
-    async def work(number: int) -> None:
-        await turns.take()
-        order.append(number)
+async def test_many_encryptions_go_in_slices() -> None:
+    turns = Turns(8)
+    order: list[int] = []
 
     async def beat() -> None:
-        while len(order) < 100:
+        while order.count(-1) + 100 > len(order):
             order.append(-1)
             await asyncio.sleep(0)
 
-    await asyncio.gather(*(work(number) for number in range(100)), beat())
+    work = (turns.of(partial(order.append, number), 100) for number in range(100))
+    await asyncio.wait_for(asyncio.gather(*work, beat()), 5)
 
     assert [one for one in order if one >= 0] == list(range(100))
     text = "".join("b" if one < 0 else "w" for one in order)
-    assert max(map(len, text.split("b"))) <= 16
+    assert max(map(len, text.split("b"))) == 8
+
+
+async def test_a_slice_is_gathered_where_many_are_under_way_and_not_waited_for_long() -> None:
+    turns = Turns(8)
+    done: list[int] = []
+
+    first = [asyncio.create_task(turns.of(partial(done.append, number), 100)) for number in range(7)]
+    await asyncio.sleep(0)
+    assert done == []
+    last = asyncio.create_task(turns.of(partial(done.append, 7), 100))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert done == list(range(8))
+    await asyncio.wait_for(turns.of(partial(done.append, 8), 100), 5)  # alone
+
+    await asyncio.gather(*first, last)
+    assert done == list(range(9))
+
+
+def test_where_few_are_under_way_nothing_waits() -> None:
+    with pytest.raises(StopIteration) as ended:
+        Turns(8).of(lambda: "encrypted", 8).send(None)
+
+    assert ended.value.value == "encrypted"
+
+
+async def test_work_that_nobody_waits_for_is_not_done_and_a_fault_stops_no_other() -> None:
+    turns = Turns(3)
+    done: list[int] = []
+
+    def broken() -> None:
+        raise ValueError("no key")
+
+    given: list[Callable[[], None]] = [
+        partial(done.append, 0),
+        partial(done.append, 1),
+        broken,
+        partial(done.append, 3),
+    ]
+    tasks = [asyncio.create_task(turns.of(work, 100)) for work in given]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    ended = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+
+    assert done == [1, 3]
+    assert [type(one).__name__ for one in ended] == ["CancelledError", "NoneType", "ValueError", "NoneType"]
 
 
 async def test_a_campaign_does_not_hold_up_the_loop(service: PushService) -> None:
