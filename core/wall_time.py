@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
 _DAY = timedelta(days=1)
+_SECOND = timedelta(seconds=1)
 _MIDNIGHT = time(0)
 
 
@@ -41,6 +42,12 @@ def start(day: date, zone: tzinfo) -> datetime:
     if at.astimezone(zone).replace(tzinfo=None) == midnight.replace(tzinfo=None):
         return at
     return _gap_end(midnight)
+
+
+def clocks_change(day: date, zone: tzinfo) -> bool:
+    """Whether the offset changes on this date: at its first instant, or at any later one."""
+    before, last = (start(one, zone) - _SECOND for one in (day, day + _DAY))
+    return before.astimezone(zone).utcoffset() != last.astimezone(zone).utcoffset()
 
 
 def _gap_end(local: datetime) -> datetime:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import date
 from typing import Literal
 
 from core.database import Database
@@ -20,7 +21,7 @@ class TenantSettings:
     region: ISO 3166, for phone numbers that name no country. unknown_outcome: of an SMS, WhatsApp or Telegram message
     of which nobody knows whether it was sent; None: high and urgent are sent once more. retention_days: None: as the
     service keeps them. legal_hold: nothing of the tenant is deleted. weekend_days: of its people, 0 is Monday; None:
-    Saturday and Sunday.
+    Saturday and Sunday. holidays, holiday_calendar: days off beside it, by date and by a country's calendar.
     """
 
     region: str | None = None
@@ -28,6 +29,8 @@ class TenantSettings:
     retention_days: int | None = None
     legal_hold: bool = False
     weekend_days: list[int] | None = None
+    holidays: list[date] = field(default_factory=list)
+    holiday_calendar: str | None = None
 
 
 class Tenants:
@@ -47,6 +50,7 @@ class Tenants:
         async with self._database.transaction() as connection:
             if await connection.fetchval(SQL["put_settings"], tenant_id, *said.values()) is not None:
                 subject = f"tenant:{tenant_id}"
+                details = {**said, "holidays": [day.isoformat() for day in settings.holidays]}
                 await audit_store.append(
-                    connection, tenant_id, actor, "tenant.settings_changed", subject, said
+                    connection, tenant_id, actor, "tenant.settings_changed", subject, details
                 )

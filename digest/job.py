@@ -30,7 +30,7 @@ from delivery.ingest import Accepted, Order, Stored, Written, write
 from delivery.outbox import PROVIDED
 from digest.store import Digests, DigestSettings, Ran, Subscription, Window
 from digest.summary import Digest, Item, shortened, summarise
-from digest.timetable import Run
+from digest.timetable import Run, kept
 from hub.history import Entry
 from hub.publisher import Publisher
 
@@ -44,6 +44,9 @@ _KEY_LIFE = timedelta(hours=48)
 
 #: Transactions of one scheduler at once, when much is due: while the database works on one, the other is prepared.
 _LANES = 2
+
+#: The window of a run that looks at nothing: the next one begins where this one would have.
+NOTHING = Window(after={}, until={}, items=())
 
 #: Who submits digests.
 _SENDER_ID = "digest"
@@ -62,6 +65,7 @@ class DigestStats:
     sent: int = 0
     skipped_empty: int = 0
     skipped_late: int = 0
+    skipped_weekend: int = 0
     failed: int = 0
     lateness_seconds: float = 0.0  # of the last one that was sent, after its minute
 
@@ -124,7 +128,7 @@ class DigestJob:
     async def preview(self, tenant_id: str, user_id: str) -> tuple[Subscription, Digest]:
         """What the next digest would say if it were due now. Raises ServiceError (not_found)."""
         one, window, now = await self._window(tenant_id, user_id)
-        run = one.next_run or Run(now, now.date(), 0)
+        run = one.next_sent() or Run(now, now.date(), 0)
         return one, self._digest(one, run, window, now)
 
     async def _window(self, tenant_id: str, user_id: str) -> tuple[Subscription, Window, datetime]:
@@ -187,9 +191,14 @@ class DigestJob:
     ) -> Sequence[Written]:
         done = [one for one in people if one.is_done]
         due = [(one, one.next_run) for one in people if not one.is_done and one.next_run is not None]
+        ran = [
+            Ran(one, run, "skipped_weekend", False, NOTHING, 0, 0, None, None)
+            for one, run in due
+            if _is_off(one, run)
+        ]
+        due = [(one, run) for one, run in due if not _is_off(one, run)]
         windows = await self._digests.windows(connection, [one for one, _ in due])
         locales = await self._digests.locales(connection, [one for one, _ in due])
-        ran: list[Ran] = []
         orders: list[Order] = []
         sent: list[tuple[Subscription, Run, Window, Digest, bool]] = []
         for (one, run), window, locale in zip(due, windows, locales, strict=True):
@@ -234,7 +243,8 @@ class DigestJob:
         return written
 
     def _digest(self, one: Subscription, run: Run, window: Window, now: datetime) -> Digest:
-        following = self._digests.following(one, run, now)
+        table = one.timetable()
+        following = None if table is None else kept(table, self._digests.following(one, run, now))
         return summarise(
             window.items,
             day=run.date,
@@ -243,6 +253,7 @@ class DigestJob:
             after=window.after,
             until=window.until,
             next_run_at=None if following is None else following.at,
+            frequency=one.wanted.frequency,
         )
 
     def _order(self, one: Subscription, digest: Digest, locale: str | None) -> Order:
@@ -278,8 +289,16 @@ class DigestJob:
                     self.stats.skipped_empty += 1
                 case "skipped_late":
                     self.stats.skipped_late += 1
+                case "skipped_weekend":
+                    self.stats.skipped_weekend += 1
                 case _:
                     self.stats.failed += 1
+
+
+def _is_off(one: Subscription, run: Run) -> bool:
+    """Whether a run is for a day off, which its row says and nobody is told."""
+    table = one.timetable()
+    return table is not None and run.date in table.off
 
 
 def _render(stored: Sequence[Stored]) -> tuple[int, bytes]:

@@ -12,15 +12,15 @@ import asyncpg
 import msgspec
 
 from core.database import Connection, Database
-from core.errors import ServiceError
 from core.locale import TZDATA, is_timezone
 from core.notification import RANKS, Priority
 from core.sql import load
 from delivery.audit_store import append
 from delivery.inbox import SQL as INBOX
-from digest.subscription import WEEKEND, Wanted, check, timetable
+from digest.days_off import NONE, WEEKEND, DaysOff
+from digest.subscription import Wanted, check, timetable
 from digest.summary import Item
-from digest.timetable import Run, Timetable, next_run, spread
+from digest.timetable import Run, Timetable, kept, next_run, spread
 
 SQL = load("digest", "store.sql")
 
@@ -49,7 +49,7 @@ class Subscription:
     """
     What one person wants, and where they stand.
 
-    next_run: without the spread. weekend: of their tenant. positions: stored stream -> seq, how far the last
+    next_run: without the spread, perhaps for a day off. off: of their tenant. positions: stored stream -> seq, how far the last
     digest went. is_done: the next run has happened already, in a transaction whose end was not seen. zone: the
     last known offset of a time zone that the data does not have any more; doctor tells of those.
     """
@@ -57,7 +57,7 @@ class Subscription:
     tenant_id: str
     user_id: str
     wanted: Wanted
-    weekend: frozenset[int]
+    off: DaysOff
     next_run: Run | None
     last: Run | None
     positions: Mapping[str, int] = field(default_factory=dict)
@@ -65,11 +65,13 @@ class Subscription:
     zone: tzinfo | None = None
 
     def timetable(self) -> Timetable | None:
-        """None: never, or no day is left since their tenant has moved its weekend."""
-        try:
-            return timetable(self.wanted, self.weekend, self.zone)
-        except ServiceError:
-            return None
+        """None: never."""
+        return timetable(self.wanted, self.off, self.zone)
+
+    def next_sent(self) -> Run | None:
+        """The next run that is not for a day off."""
+        table = self.timetable()
+        return None if table is None else kept(table, self.next_run)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +138,14 @@ class Digests:
             row = await connection.fetchrow(SQL["find"] + "\nFOR UPDATE OF s", tenant_id, user_id)
             before = None if row is None else _subscription(row, self._settings)
             now: datetime = await connection.fetchval("SELECT now()")
-            weekend = _weekend(await connection.fetchval(SQL["weekend"], tenant_id))
-            table = timetable(wanted, weekend)
+            off = _days_off(await connection.fetchval(SQL["days_off"], tenant_id))
+            check(wanted, off)
+            table = timetable(wanted, off)
             last = None if before is None else before.last
-            run = None if table is None else next_run(table, now, last=last, changed=last is not None)
+            if before is not None and before.next_run is not None and before.timetable() == table:
+                run: Run | None = before.next_run  # what changes is what stands in it, not when it comes
+            else:
+                run = None if table is None else next_run(table, now, last=last, changed=last is not None)
             positions = None
             if before is None or before.next_run is None:
                 heads = await connection.fetch(SQL["heads_of"], tenant_id, user_id)
@@ -367,8 +373,24 @@ def _item(row: asyncpg.Record) -> Item:
     )
 
 
-def _weekend(days: Sequence[int] | None) -> frozenset[int]:
-    return WEEKEND if days is None else frozenset(days)
+class _Chosen(msgspec.Struct):
+    """What a tenant has said of its days off."""
+
+    weekend_days: frozenset[int] | None
+    holidays: frozenset[date]
+    holiday_calendar: str | None
+
+
+def _days_off(chosen: str | None) -> DaysOff:
+    """From JSON; None: their tenant has never said anything."""
+    if chosen is None:
+        return DaysOff()
+    said = _CHOSEN.decode(chosen)
+    weekend = WEEKEND if said.weekend_days is None else said.weekend_days
+    return DaysOff(weekend=weekend, dates=said.holidays, calendar=said.holiday_calendar)
+
+
+_CHOSEN = msgspec.json.Decoder(_Chosen)
 
 
 def _json(positions: Mapping[str, int]) -> str:
@@ -399,7 +421,7 @@ def _subscription(row: asyncpg.Record, settings: DigestSettings, *, is_done: boo
         tenant_id=row["tenant_id"],
         user_id=row["user_id"],
         wanted=wanted,
-        weekend=_weekend(row["weekend_days"]),
+        off=_days_off(row["days_off"]),
         next_run=run,
         last=last,
         positions=msgspec.json.decode(row["positions"], type=dict[str, int]),
@@ -410,7 +432,7 @@ def _subscription(row: asyncpg.Record, settings: DigestSettings, *, is_done: boo
 
 def _last_offset(wanted: Wanted, run: Run | None) -> tzinfo:
     """What the clocks of a zone that is gone from the data showed beside UTC, by the run that is to come."""
-    table = timetable(wanted, frozenset(), UTC)
+    table = timetable(wanted, NONE, UTC)
     if run is None or table is None or run.slot >= len(table.times):
         return UTC
     local = datetime.combine(run.date, table.times[run.slot], tzinfo=UTC)

@@ -1,14 +1,16 @@
 -- name: find
--- What a person wants, with their tenant's weekend. For whoever changes it: locked.
+-- What a person wants, with their tenant's days off. For whoever changes it: locked.
 --   $1 tenant id text, $2 user id text
-SELECT s.*, (SELECT t.weekend_days FROM tenant_settings t WHERE t.tenant_id = s.tenant_id) AS weekend_days
+SELECT s.*, (SELECT json_build_object('weekend_days', t.weekend_days, 'holidays', t.holidays, 'holiday_calendar',
+            t.holiday_calendar)::text FROM tenant_settings t WHERE t.tenant_id = s.tenant_id) AS days_off
 FROM digest_subscriptions s
 WHERE s.tenant_id = $1 AND s.user_id = $2
 
--- name: weekend
--- The tenant's weekend; NULL or no row: Saturday and Sunday.
+-- name: days_off
+-- The days off that a tenant has said, as JSON; no row: nothing.
 --   $1 tenant id text
-SELECT weekend_days FROM tenant_settings WHERE tenant_id = $1;
+SELECT json_build_object('weekend_days', weekend_days, 'holidays', holidays, 'holiday_calendar', holiday_calendar)::text
+FROM tenant_settings WHERE tenant_id = $1;
 
 -- name: heads_of
 -- How far a person's streams go now: where the first window begins.
@@ -41,7 +43,7 @@ SET is_enabled = excluded.is_enabled, frequency = excluded.frequency, delivery_t
 -- name: take_due
 -- Digests whose time has come, the oldest first. Those that another scheduler has in hand are skipped, not awaited.
 --   $1 limit int
--- Returns the rows with the time, the tenant's weekend, and whether this very run has happened already.
+-- Returns the rows with the time, the tenant's days off, and whether this very run has happened already.
 -- Leans on idx_digest_subscriptions_due.
 WITH due AS MATERIALIZED (
     SELECT s.tenant_id, s.user_id FROM digest_subscriptions s
@@ -49,7 +51,8 @@ WITH due AS MATERIALIZED (
     ORDER BY s.next_run_at
     LIMIT $1 FOR UPDATE SKIP LOCKED)
 SELECT s.*, now() AS now,
-       (SELECT t.weekend_days FROM tenant_settings t WHERE t.tenant_id = s.tenant_id) AS weekend_days,
+       (SELECT json_build_object('weekend_days', t.weekend_days, 'holidays', t.holidays, 'holiday_calendar',
+            t.holiday_calendar)::text FROM tenant_settings t WHERE t.tenant_id = s.tenant_id) AS days_off,
        EXISTS (SELECT FROM digest_runs r WHERE r.tenant_id = s.tenant_id AND r.user_id = s.user_id
                AND r.local_date = s.next_date AND r.slot = s.next_slot) AS is_done
 FROM due
@@ -62,7 +65,8 @@ CROSS JOIN LATERAL (
 --   $1 tzdata text, $2 limit int
 -- Leans on idx_digest_subscriptions_zones.
 SELECT s.*, now() AS now,
-       (SELECT t.weekend_days FROM tenant_settings t WHERE t.tenant_id = s.tenant_id) AS weekend_days
+       (SELECT json_build_object('weekend_days', t.weekend_days, 'holidays', t.holidays, 'holiday_calendar',
+            t.holiday_calendar)::text FROM tenant_settings t WHERE t.tenant_id = s.tenant_id) AS days_off
 FROM digest_subscriptions s
 WHERE s.next_run_at IS NOT NULL AND s.tzdata <> $1
 LIMIT $2 FOR UPDATE OF s SKIP LOCKED;

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 from core.errors import Fault, ServiceError
 from core.locale import is_timezone
 from core.notification import DELIVERY_CHANNELS, RANKS, Priority
+from digest.days_off import NONE, DaysOff
 from digest.timetable import Timetable
 
 Frequency = Literal["daily", "weekdays", "weekly", "hourly", "off"]
@@ -24,9 +25,6 @@ WAKING_HOURS = range(8, 21)
 
 MAX_TIMES = 24
 MAX_TYPES = 50
-
-#: Of who says nothing else: Saturday and Sunday; 0 is Monday.
-WEEKEND = frozenset({5, 6})
 
 _MONDAY = 0
 _EVERY_DAY = frozenset(range(7))
@@ -54,37 +52,34 @@ class Wanted:
     channels: tuple[str, ...] = DEFAULT_CHANNELS
 
 
-def check(wanted: Wanted) -> None:
-    """Raises ServiceError (invalid) with every fault that it finds."""
+def check(wanted: Wanted, off: DaysOff = NONE) -> None:
+    """off: of their tenant. Raises ServiceError (invalid) with every fault that it finds."""
     if faults := list(_faults(wanted)):
         raise ServiceError("invalid", faults=faults)
+    table = timetable(wanted, off)
+    if table is not None and table.weekdays <= table.off.weekend:
+        raise ServiceError(
+            "invalid", faults=[Fault("weekly_day", "lies in the weekend, which exclude_weekends leaves out")]
+        )
 
 
-def timetable(
-    wanted: Wanted, weekend: frozenset[int] = WEEKEND, zone: tzinfo | None = None
-) -> Timetable | None:
+def timetable(wanted: Wanted, off: DaysOff = NONE, zone: tzinfo | None = None) -> Timetable | None:
     """
     When their digests are due; None: never.
 
-    weekend: of their tenant. zone: in place of theirs, when that is gone from the data. Raises ServiceError
-    (invalid) when no day is left.
+    off: of their tenant. zone: in place of theirs, when that is gone from the data.
     """
     if not wanted.is_enabled or wanted.frequency == "off":
         return None
     days, times = _EVERY_DAY, wanted.delivery_times
-    if wanted.frequency == "weekdays":
-        days = _EVERY_DAY - weekend
-    elif wanted.frequency == "weekly":
+    if wanted.frequency == "weekly":
         days = frozenset({_MONDAY if wanted.weekly_day is None else wanted.weekly_day})
     elif wanted.frequency == "hourly":
         times = tuple(time(hour, wanted.delivery_times[0].minute) for hour in WAKING_HOURS)
-    if wanted.exclude_weekends:
-        days -= weekend
-    if not days:
-        raise ServiceError(
-            "invalid", faults=[Fault("weekly_day", "lies in the weekend, which exclude_weekends leaves out")]
-        )
-    return Timetable(times=times, weekdays=days, zone=zone or ZoneInfo(wanted.timezone))
+    heeds = wanted.exclude_weekends or wanted.frequency == "weekdays"
+    return Timetable(
+        times=times, weekdays=days, zone=zone or ZoneInfo(wanted.timezone), off=off if heeds else NONE
+    )
 
 
 def _faults(wanted: Wanted) -> Iterator[Fault]:

@@ -15,12 +15,16 @@ from datetime import date, datetime, time, timedelta, tzinfo
 
 from core.wall_time import instant
 
+from digest.days_off import NONE, DaysOff
 _DAY = timedelta(days=1)
 
 #: Further ahead nobody looks: a weekly digest whose day falls into a skipped date is found two weeks on.
 _HORIZON_DAYS = 16
 
 #: Between two digests to one person when they have moved their zone or their hour (D-7).
+#: How far ahead somebody can look.
+_LONGEST = timedelta(days=800)
+
 LEAST_GAP = timedelta(hours=12)
 
 
@@ -29,7 +33,8 @@ class Timetable:
     """
     When digests are wanted.
 
-    times: of the wall clock, sorted, each once; their places are the slots. weekdays: 0 is Monday.
+    times: of the wall clock, sorted, each once; their places are the slots. weekdays: 0 is Monday. off: on these there
+    is none.
     """
 
     times: tuple[time, ...]
@@ -39,6 +44,7 @@ class Timetable:
     def __post_init__(self) -> None:
         if not self.times or list(self.times) != sorted(set(self.times)):
             raise ValueError("times must be sorted, and at least one")
+    off: DaysOff = NONE
         if not self.weekdays or not self.weekdays <= frozenset(range(7)):
             raise ValueError("weekdays are 0-6, and at least one")
 
@@ -57,14 +63,20 @@ class Run:
 
 
 def runs(timetable: Timetable, first: date) -> Iterator[Run]:
-    """Every run from a local date on, in the order of their instants."""
-    day = first
-    while day < date.max - _DAY:
+    """Every digest from a local date on, in the order of their instants, for about two years."""
+    return (run for run in slots(timetable, first) if run.date not in timetable.off)
+
+
+def slots(timetable: Timetable, first: date) -> Iterator[Run]:
+    """The same with days off, of which each has its first slot: what is due and not sent."""
+    day, end = first, min(first, date.max - _LONGEST) + _LONGEST - _DAY
+    while day < end:
         if day.weekday() in timetable.weekdays:
             found = (
                 Run(at, day, slot)
-                for slot, wall in enumerate(timetable.times)
-                if (at := instant(day, wall, timetable.zone)) is not None
+                for slot, wall in enumerate(wanted)
+                if (at := _instant(day, wall, timetable.zone)) is not None
+            wanted = timetable.times[:1] if day in timetable.off else timetable.times
             )
             # Two slots inside one gap fall together: the first of them stands for both.
             seen: set[datetime] = set()
@@ -79,7 +91,14 @@ def next_run(
     timetable: Timetable, after: datetime, *, last: Run | None = None, changed: bool = False
 ) -> Run | None:
     """
-    The first run that is due later than `after`; None when there is none within two weeks.
+def kept(timetable: Timetable, run: Run | None) -> Run | None:
+    """This run, or where it is for a day off the first one after it that is not; None: there is none."""
+    if run is None or run.date not in timetable.off:
+        return run
+    return next(runs(timetable, run.date), None)
+
+
+    The first run that is due later than `after`, perhaps for a day off; None when there is none within two weeks.
 
     last: the last digest that went out, or was skipped. changed: the zone, the times or the days are others
     than those of `last`; then the next one is for a later date than `last` was, and at least 12 h after it.
@@ -88,7 +107,7 @@ def next_run(
     """
     today = after.astimezone(timetable.zone).date()
     # A run may be due on the day after its own date (a gap over midnight), so look one day back.
-    for run in runs(timetable, today - _DAY):
+    for run in slots(timetable, today - _DAY):
         if run.date > today + _HORIZON_DAYS * _DAY:
             return None
         if run.at <= after:

@@ -506,6 +506,10 @@ CREATE TABLE public.token_revocations (
     CONSTRAINT token_revocations_check CHECK (((user_id IS NULL) <> (token_id IS NULL))),
     CONSTRAINT token_revocations_check1 CHECK (((user_id IS NULL) = (not_before IS NULL)))
 );
+    holidays date[] DEFAULT '{}'::date[] NOT NULL,
+    holiday_calendar text,
+    CONSTRAINT tenant_settings_holiday_calendar_check CHECK ((holiday_calendar ~ '^[A-Z]{2}(-[A-Z0-9]{1,3})?$'::text)),
+    CONSTRAINT tenant_settings_holidays_check CHECK ((cardinality(holidays) <= 500)),
 
 CREATE TABLE public.vapid_keys (
     id text NOT NULL,

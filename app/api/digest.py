@@ -16,9 +16,9 @@ from app.api.reading import query, read
 from app.api.submission import Channels
 from core.errors import invalid
 from core.notification import Priority
-from core.wall_time import start
+from core.wall_time import clocks_change
 from delivery.audit_store import actor_of
-from digest import subscription
+from digest.days_off import DaysOff
 from digest.store import PastRun, Subscription
 from digest.subscription import DEFAULT_CHANNELS, MAX_TIMES, MAX_TYPES, Wanted
 from digest.summary import Item
@@ -266,7 +266,7 @@ def _nobody(tenant_id: str, user_id: str) -> Subscription:
         tenant_id=tenant_id,
         user_id=user_id,
         wanted=Wanted(is_enabled=False),
-        weekend=subscription.WEEKEND,
+        off=DaysOff(),
         next_run=None,
         last=None,
     )
@@ -288,7 +288,7 @@ def _shown(stored: Subscription) -> DigestSubscription:
         min_priority=wanted.min_priority.value,
         unread_only=wanted.unread_only,
         channels=list(wanted.channels),
-        next_run=None if stored.next_run is None else _run(stored.next_run, table),
+        next_run=None if (run := stored.next_sent()) is None else _run(run, table),
     )
 
 
@@ -312,7 +312,7 @@ def _run(run: Run, table: Timetable | None) -> NextRun:
         at=run.at,
         local=f"{local:%Y-%m-%dT%H:%M}",
         utc_offset=f"{offset[:3]}:{offset[3:5]}",
-        is_clock_change=day[0].astimezone(zone).utcoffset() != day[1].astimezone(zone).utcoffset(),
+        is_clock_change=clocks_change(run.date, zone),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
@@ -13,6 +14,10 @@ from app.api.reading import read
 from delivery.addresses import is_region
 from delivery.audit_store import actor_of
 from delivery.tenants_store import TenantSettings, UnknownOutcome
+from digest.days_off import is_calendar
+
+#: Some years of a school's calendar.
+MAX_HOLIDAYS = 500
 
 #: A hundred years: longer than anything here is kept.
 MAX_RETENTION_DAYS = 36_525
@@ -22,6 +27,18 @@ def _region(value: str) -> str:
     if not is_region(value):
         raise ValueError("must be a country, as in AT or GB (ISO 3166)")
     return value
+
+
+def _calendar(value: str) -> str:
+    if not is_calendar(value):
+        raise ValueError(
+            "must be a country whose holidays are known, or a part of one, as in RW or DE-BY (ISO 3166)"
+        )
+    return value
+
+
+def _in_order(days: list[date]) -> list[date]:
+    return sorted(days)
 
 
 Region = Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}$"), AfterValidator(_region)]
@@ -41,6 +58,16 @@ class TenantSettingsBody(Body):
     weekend_days: (
         Annotated[list[Annotated[int, Field(ge=0, le=6)]], Field(max_length=6), AfterValidator(unique)] | None
     ) = Field(default=None, description="0 is Monday; without it Saturday and Sunday. Digests heed them.")
+    holidays: Annotated[
+        list[date], Field(max_length=MAX_HOLIDAYS), AfterValidator(unique), AfterValidator(_in_order)
+    ] = Field(default_factory=list, description="More days off: they count as weekend.")
+    holiday_calendar: (
+        Annotated[str, StringConstraints(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$"), AfterValidator(_calendar)]
+        | None
+    ) = Field(
+        default=None,
+        description="Whose public holidays count as weekend too: a country, or a part of one (ISO 3166), as in RW and DE-BY.",
+    )
 
 
 class TenantSettingsAnswer(Answer):
@@ -51,6 +78,8 @@ class TenantSettingsAnswer(Answer):
     retention_days: int | None
     legal_hold: bool
     weekend_days: list[int] | None
+    holidays: list[date]
+    holiday_calendar: str | None
 
 
 async def find(call: Call) -> Response:
@@ -73,6 +102,8 @@ def _shown(settings: TenantSettings) -> TenantSettingsAnswer:
         retention_days=settings.retention_days,
         legal_hold=settings.legal_hold,
         weekend_days=settings.weekend_days,
+        holidays=settings.holidays,
+        holiday_calendar=settings.holiday_calendar,
     )
 
 

@@ -1,6 +1,11 @@
 -- Whose weekend is when (X-5). NULL: Saturday and Sunday. 0 is Monday.
 ALTER TABLE tenant_settings ADD COLUMN weekend_days smallint[] CHECK (weekend_days <@ '{0,1,2,3,4,5,6}');
 
+-- Days off beside it (W-22): the tenant's own, and those of a country or a part of one (ISO 3166), as in RW and DE-BY.
+ALTER TABLE tenant_settings
+    ADD COLUMN holidays date[] NOT NULL DEFAULT '{}' CHECK (cardinality(holidays) <= 500),
+    ADD COLUMN holiday_calendar text CHECK (holiday_calendar ~ '^[A-Z]{2}(-[A-Z0-9]{1,3})?$');
+
 -- When a person wants their digest, and when the next one is due. `positions` is how far the last one went in each of
 -- their streams, so that windows touch and never overlap. `changed_at` later than the last run: the timetable is another
 -- one since, and the next run is for a later date and 12 h away (D-7).

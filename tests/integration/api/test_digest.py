@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -323,6 +323,77 @@ async def test_the_weekend_is_the_tenants(edge: Edge) -> None:
 
     days = {date.fromisoformat(run["date"]).weekday() for run in await runs(edge, 30)}
     assert days == {6, 0, 1, 2, 3}
+
+
+async def test_the_holidays_of_a_tenant_and_of_its_country_are_weekend(edge: Edge) -> None:
+    today = datetime.now(UTC).date()
+    own = [(today + timedelta(days=n)).isoformat() for n in (3, 4)]
+    said = {"weekend_days": [], "holidays": own, "holiday_calendar": "RW"}
+    answer = await edge.client(admin()).put("/api/v1/tenant/settings", json=said)
+    assert answer.status_code == 200, answer.text
+
+    await want(edge, exclude_weekends=True, timezone="Africa/Kigali")
+    left_out = {run["date"] for run in await runs(edge, 400)}
+    await want(edge, timezone="Africa/Kigali")
+    every = {run["date"] for run in await runs(edge, 400)}
+
+    missing = every - left_out
+    assert missing >= set(own)
+    assert {day[5:] for day in missing} >= {"01-01", "04-07", "07-01", "07-04", "12-25"}
+    assert len(missing) < 30
+
+
+async def test_a_day_off_is_told_of_in_the_history(edge: Edge) -> None:
+    await edge.client(admin()).put("/api/v1/tenant/settings", json={"weekend_days": [0, 1, 2, 3, 4, 5]})
+    said = await want(edge, exclude_weekends=True, timezone="UTC")
+    assert date.fromisoformat(said["next_run"]["date"]).weekday() == 6
+    await edge.rows("UPDATE digest_subscriptions SET next_run_at = now(), next_date = '2026-11-24'")
+
+    assert await edge.services.digest_job.run_due() == 1
+
+    [one] = (await edge.client(person()).get(PAST)).json()["runs"]
+    assert (one["state"], one["date"], one["notification_id"]) == ("skipped_weekend", "2026-11-24", None)
+
+
+ZONES = (
+    "Africa/Cairo",
+    "Australia/Lord_Howe",
+    "Europe/Berlin",
+    "Asia/Kathmandu",
+    "America/St_Johns",
+    "Pacific/Apia",
+    "America/Havana",
+    "Pacific/Chatham",
+)
+
+
+@pytest.mark.parametrize("wall", ["00:00", "02:30", "07:00"])
+@pytest.mark.parametrize("name", ZONES)
+async def test_four_hundred_days_are_those_that_the_clocks_show(edge: Edge, name: str, wall: str) -> None:
+    """Beside a walk from minute to minute, which only asks what a clock shows."""
+    zone, wanted = ZoneInfo(name), time.fromisoformat(wall)
+    await want(edge, timezone=name, delivery_time=wall)
+
+    found = await runs(edge, 400)
+
+    moment, end = at(found[0]) - timedelta(days=2), at(found[-1]) + timedelta(days=2)
+    due: dict[date, datetime] = {}
+    offsets: dict[date, set[timedelta | None]] = {}
+    before = moment.astimezone(zone).utcoffset()
+    while moment < end:
+        local = moment.astimezone(zone)
+        if local.time() >= wanted:
+            due.setdefault(local.date(), moment)
+        offsets.setdefault(local.date(), {before}).add(local.utcoffset())
+        before = local.utcoffset()
+        moment += timedelta(minutes=15)
+    told = {date.fromisoformat(one["date"]): one for one in found}
+    assert len(told) == len(found) >= 399
+    assert {day: at(one) for day, one in told.items()} == {day: due[day] for day in told}
+    assert sorted(told) == [day for day in sorted(due) if min(told) <= day <= max(told)], "none is left out"
+    marked = {day for day, one in told.items() if one["is_clock_change"]}
+    assert marked == {day for day in told if len(offsets[day]) > 1}
+    assert all(one["local"][:10] == one["date"] for one in found)
 
 
 async def test_who_is_forgotten_has_neither_a_digest_nor_a_browser_any_more(edge: Edge) -> None:

@@ -138,12 +138,14 @@ async def test_what_is_no_name_language_or_zone_is_refused(edge: Edge, member: s
 
 async def test_a_phone_number_without_a_country_is_of_the_tenants_region(edge: Edge) -> None:
     settings = "/api/v1/tenant/settings"
-    nothing = {
+    nothing: dict[str, Any] = {
         "region": None,
         "unknown_outcome": None,
         "retention_days": None,
         "legal_hold": False,
         "weekend_days": None,
+        "holidays": [],
+        "holiday_calendar": None,
     }
     assert (await edge.client(admin()).get(settings)).json() == nothing
     chosen: dict[str, Any] = {
@@ -152,7 +154,7 @@ async def test_a_phone_number_without_a_country_is_of_the_tenants_region(edge: E
         "retention_days": 30,
         "legal_hold": True,
     }
-    chosen["weekend_days"] = [4, 5]
+    chosen |= {"weekend_days": [4, 5], "holidays": ["2026-12-24", "2027-01-02"], "holiday_calendar": "RW"}
 
     put = await edge.client(admin()).put(settings, json=chosen)
 
@@ -172,6 +174,17 @@ async def test_a_phone_number_without_a_country_is_of_the_tenants_region(edge: E
     for days in ([7], [-1], [1, 1], list(range(7))):
         refused = faults(await edge.client(admin()).put(settings, json={"weekend_days": days}))
         assert any(path.startswith("weekend_days") for path in refused)
+    for member, value in (
+        ("holidays", ["2026-12-24", "2026-12-24"]),
+        ("holidays", ["2026-02-30"]),
+        ("holidays", ["Christmas"]),
+        ("holidays", [f"{year}-01-01" for year in range(1000, 1501)]),
+        ("holiday_calendar", "XX"),
+        ("holiday_calendar", "DE-ZZ"),
+        ("holiday_calendar", "Rwanda"),
+    ):
+        refused = faults(await edge.client(admin()).put(settings, json={member: value}))
+        assert any(path.startswith(member) for path in refused), value
     assert (await edge.client(admin()).put(settings, json={})).json() == nothing
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import msgspec
@@ -326,3 +326,124 @@ async def test_runs_are_forgotten_with_the_history_of_their_tenant(desk: Desk) -
         *(("school", days) for days in (1, 30)),
         ("short", 1),
     ]
+
+
+# --- days off -------------------------------------------------------------------------------------------------------
+
+
+async def tenant_says(
+    desk: Desk, *, weekend: list[int] | None = None, holidays: list[date] | None = None
+) -> None:
+    await desk.stores.query(
+        "INSERT INTO tenant_settings (tenant_id, weekend_days, holidays) VALUES ($1, $2, $3)"
+        " ON CONFLICT (tenant_id) DO UPDATE SET weekend_days = excluded.weekend_days, holidays = excluded.holidays",
+        TENANT_ID,
+        weekend,
+        holidays or [],
+    )
+
+
+async def today_is_next(desk: Desk) -> date:
+    """The next run is that of today, in the person's zone, and due."""
+    await desk.stores.query(
+        "UPDATE digest_subscriptions SET next_run_at = now(), next_slot = 0, next_date = (now() AT TIME ZONE timezone)::date"
+    )
+    [row] = await desk.stores.query("SELECT next_date FROM digest_subscriptions")
+    today: date = row["next_date"]
+    return today
+
+
+@pytest.mark.parametrize("wanted", [{"exclude_weekends": True}, {"frequency": "weekdays"}])
+async def test_a_day_off_has_a_row_and_no_digest_and_what_came_in_stands_in_the_next_one(
+    desk: Desk, wanted: dict[str, Any]
+) -> None:
+    await desk.subscribe(delivery_times=(time(7), time(12), time(19)), **wanted)
+    await desk.stores.send("ada", title="on a day off")
+    today = await today_is_next(desk)
+    await tenant_says(desk, holidays=[today, today + timedelta(days=1)])
+
+    assert await desk.job.run_due() == 1
+
+    [row] = await desk.runs()
+    assert (row["state"], row["local_date"], row["slot"], row["notification_id"]) == (
+        "skipped_weekend",
+        today,
+        0,
+        None,
+    )
+    assert desk.job.stats.skipped_weekend == 1
+    one = await desk.digests.get(TENANT_ID, "ada")
+    assert one is not None
+    assert one.next_run is not None
+    assert one.next_run.date == today + timedelta(days=1), "a day off has one row, however many slots it has"
+    sent = one.next_sent()
+    assert sent is not None
+    assert sent.date > today + timedelta(days=1), "what people are told of is sent"
+
+    await tenant_says(desk, weekend=[])
+    await desk.due_now()
+    await desk.job.run_due()
+    [document] = await desk.sent()
+    assert [one["title"] for one in document["top_notifications"]] == ["on a day off"]
+
+
+async def test_who_does_not_leave_weekends_out_has_a_digest_on_every_day(desk: Desk) -> None:
+    await desk.subscribe()
+    await desk.stores.send("ada")
+    today = await today_is_next(desk)
+    await tenant_says(desk, holidays=[today], weekend=[0, 1, 2, 3, 4, 5])
+
+    await desk.job.run_due()
+
+    assert [row["state"] for row in await desk.runs()] == ["sent"]
+
+
+async def test_months_without_a_scheduler_leave_one_row_and_not_one_for_every_weekend(desk: Desk) -> None:
+    await desk.subscribe(exclude_weekends=True)
+    await tenant_says(desk, weekend=[0, 1, 2, 3, 4, 5])
+    await desk.stores.query(
+        "UPDATE digest_subscriptions SET next_run_at = now() - interval '200 days', next_date = current_date - 200"
+    )
+
+    await desk.job.run_due()
+    await desk.job.run_due()
+
+    assert len(await desk.runs()) <= 2, "the one that was due, and perhaps that of the last four hours"
+
+
+async def test_what_is_said_of_the_content_leaves_the_next_run_where_it_is(desk: Desk) -> None:
+    """Today's second digest is not lost by a change of the least priority after the first."""
+    await desk.subscribe(delivery_times=(time(0), time(23, 59)), timezone="UTC")
+    before = await desk.digests.get(TENANT_ID, "ada")
+    await desk.stores.query(
+        "UPDATE digest_subscriptions SET last_date = next_date, last_slot = 0, last_due_at = now(), next_slot = 1"
+    )
+
+    await desk.subscribe(delivery_times=(time(0), time(23, 59)), timezone="UTC", min_priority=Priority.HIGH)
+
+    after = await desk.digests.get(TENANT_ID, "ada")
+    assert before is not None
+    assert after is not None
+    assert before.next_run is not None
+    assert after.next_run is not None
+    assert (after.next_run.date, after.next_run.slot) == (before.next_run.date, 1)
+
+
+async def test_a_weekly_day_that_becomes_weekend_is_skipped_and_comes_again_when_it_is_none(
+    desk: Desk,
+) -> None:
+    await desk.subscribe(frequency="weekly", weekly_day=4, exclude_weekends=True)
+    await tenant_says(desk, weekend=[4, 5])
+    await desk.due_now()
+
+    await desk.job.run_due()
+
+    assert [row["state"] for row in await desk.runs()] == ["skipped_weekend"]
+    one = await desk.digests.get(TENANT_ID, "ada")
+    assert one is not None
+    assert one.next_run is not None
+    assert one.next_sent() is None
+    await tenant_says(desk)
+    one = await desk.digests.get(TENANT_ID, "ada")
+    assert one is not None
+    assert one.next_sent() == one.next_run
