@@ -12,20 +12,24 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, tzinfo
+from functools import lru_cache
 
 from core.wall_time import instant
-
 from digest.days_off import NONE, DaysOff
+
 _DAY = timedelta(days=1)
 
 #: Further ahead nobody looks: a weekly digest whose day falls into a skipped date is found two weeks on.
 _HORIZON_DAYS = 16
 
-#: Between two digests to one person when they have moved their zone or their hour (D-7).
 #: How far ahead somebody can look.
 _LONGEST = timedelta(days=800)
 
+#: Between two digests to one person when they have moved their zone or their hour (D-7).
 LEAST_GAP = timedelta(hours=12)
+
+#: Many people share a date, a minute and a zone.
+_instant = lru_cache(maxsize=1 << 15)(instant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +44,11 @@ class Timetable:
     times: tuple[time, ...]
     weekdays: frozenset[int]
     zone: tzinfo
+    off: DaysOff = NONE
 
     def __post_init__(self) -> None:
         if not self.times or list(self.times) != sorted(set(self.times)):
             raise ValueError("times must be sorted, and at least one")
-    off: DaysOff = NONE
         if not self.weekdays or not self.weekdays <= frozenset(range(7)):
             raise ValueError("weekdays are 0-6, and at least one")
 
@@ -72,11 +76,11 @@ def slots(timetable: Timetable, first: date) -> Iterator[Run]:
     day, end = first, min(first, date.max - _LONGEST) + _LONGEST - _DAY
     while day < end:
         if day.weekday() in timetable.weekdays:
+            wanted = timetable.times[:1] if day in timetable.off else timetable.times
             found = (
                 Run(at, day, slot)
                 for slot, wall in enumerate(wanted)
                 if (at := _instant(day, wall, timetable.zone)) is not None
-            wanted = timetable.times[:1] if day in timetable.off else timetable.times
             )
             # Two slots inside one gap fall together: the first of them stands for both.
             seen: set[datetime] = set()
@@ -87,10 +91,6 @@ def slots(timetable: Timetable, first: date) -> Iterator[Run]:
         day += _DAY
 
 
-def next_run(
-    timetable: Timetable, after: datetime, *, last: Run | None = None, changed: bool = False
-) -> Run | None:
-    """
 def kept(timetable: Timetable, run: Run | None) -> Run | None:
     """This run, or where it is for a day off the first one after it that is not; None: there is none."""
     if run is None or run.date not in timetable.off:
@@ -98,6 +98,10 @@ def kept(timetable: Timetable, run: Run | None) -> Run | None:
     return next(runs(timetable, run.date), None)
 
 
+def next_run(
+    timetable: Timetable, after: datetime, *, last: Run | None = None, changed: bool = False
+) -> Run | None:
+    """
     The first run that is due later than `after`, perhaps for a day off; None when there is none within two weeks.
 
     last: the last digest that went out, or was skipped. changed: the zone, the times or the days are others

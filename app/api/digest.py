@@ -305,7 +305,6 @@ def _run(run: Run, table: Timetable | None) -> NextRun:
     zone = UTC if table is None else table.zone
     local = run.at.astimezone(zone)
     offset = f"{local:%z}"
-    day = start(run.date, zone), start(run.date + timedelta(days=1), zone)
     return NextRun(
         date=run.date,
         slot=run.slot,
