@@ -273,7 +273,7 @@
 
   /** Browsers tell what they took away, some also what they gave instead. Who knows the old one may replace it. */
   async function renew({ oldSubscription: old, newSubscription: given }) {
-    if (!old) return; // the page sends the subscription at its next start
+    if (!old) return tellPages(); // Chromium, allowed again: who is there knows only a page, now or at its next start
     const answer = await fetch(api("vapid-public-key"), { cache: "no-store", credentials: "omit" });
     const { public_key: key } = await answer.json();
     const subscribe = () =>
@@ -289,6 +289,10 @@
       p256dh_key: keyOf(made, "p256dh"),
       auth_key: keyOf(made, "auth"),
     });
+    await tellPages();
+  }
+
+  async function tellPages() {
     const pages = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
     for (const page of pages) page.postMessage({ carillon: "renewed" });
   }

@@ -1,210 +1,423 @@
-"""From one POST to the screen: the whole service, a real Chromium, and Google's push service on loopback."""
+"""
+From one POST to the screen: the whole service, a real Chromium, Google's push service on loopback, and a desktop on
+which the notifications hang, where they can be clicked as a person clicks them.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
+from aiohttp import web
 from playwright.async_api import BrowserContext, Page, expect
 
+from core.keys import decode_base64url
+from push.encryption import encrypt
 from tests.acceptance.chromium_push import pushable
-from tests.acceptance.test_push_worker import CLICK
-from tests.postgres import TEMPLATE, PostgresServer
-from tests.process import Node, admin, nodes, token
+from tests.acceptance.firefox import free_port
+from tests.acceptance.push_stage import FORGET, KEYS, NOBODY_LOOKS, UNSUBSCRIBE, Hub, PushStage, running_hub
+from tests.postgres import PostgresServer
+from tests.process import token
 from tests.providers.certificates import certificate
-from tests.providers.gcm import HOSTS, Gcm
+from tests.providers.desktop import Desktop, Notification
+from tests.providers.gcm import HOSTS, Gcm, Registered
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SHOWN = """async () => {
     const registration = await navigator.serviceWorker.getRegistration("/carillon-push/");
     const shown = await registration.getNotifications();
-    return shown.map(({ title, body, tag, requireInteraction }) => ({ title, body, tag, requireInteraction }));
+    return shown.map(({ tag, requireInteraction }) => ({ tag, requireInteraction }));
 }"""
 
+HUB = """import("/static/client.js").then(({{ createHub }}) => {{
+    window.hub = createHub({{ getToken: () => "{token}" }});
+    return hub.push.{call}();
+}})"""
 
-class Stage:
+#: An application of another origin, with a worker of its own that imports ours.
+PWA_PAGE = """<!doctype html><title>PWA</title><script type="module">
+import { createHub } from "HUB/static/client.js";
+const registration = await navigator.serviceWorker.register("/worker.js");
+window.hub = createHub({ url: "HUB", getToken: () => "TOKEN", push: { worker: "/worker.js" } });
+window.isReady = true;
+</script>"""
+PWA_WORKER = """
+self.carillon = { url: "HUB" };
+importScripts("HUB/sw.js");
+addEventListener("fetch", (event) => {
+    if (event.request.url.endsWith("/offline")) event.respondWith(new Response("from the worker"));
+});
+"""
+
+
+@dataclass
+class World:
+    """What lasts longer than one hub: the browser, its desktop, the push service, and an application elsewhere."""
+
+    browser: BrowserContext
+    desktop: Desktop
+    google: Gcm
+    certificate: Path
+    pwa: PwaServer
+
+    def settings(self) -> dict[str, str]:
+        return {
+            "PUSH_RESOLVE": ",".join(f"https://{host}=127.0.0.1:{self.google.port}" for host in HOSTS),
+            "PUSH_CA_FILE": str(self.certificate),
+            "VAPID_EMAIL": "push@example.com",
+            "HUB_CORS_ORIGINS": self.pwa.url,
+        }
+
+
+class PwaServer:
+    """Serves the application."""
+
+    def __init__(self) -> None:
+        self.hub = ""  # where it is
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[PwaServer]:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self._answer)
+        runner = web.AppRunner(app, shutdown_timeout=0)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        yield self
+        await runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        is_worker = request.path == "/worker.js"
+        text, kind = (PWA_WORKER, "text/javascript") if is_worker else (PWA_PAGE, "text/html")
+        content = text.replace("HUB", self.hub).replace("TOKEN", token(request.query.get("user", "nobody")))
+        return web.Response(text=content, content_type=kind)
+
+
+class Stage(PushStage):
     """One person's Chromium, the hub, and the push service between them."""
 
-    user_id = "demo"  # of whom the demo page is
-
-    def __init__(self, page: Page, google: Gcm, node: Node) -> None:
+    def __init__(self, world: World, page: Page, hub: Hub, user_id: str) -> None:
+        super().__init__(hub, user_id)
+        self.world = world
+        self.desktop = world.desktop
+        self.google = world.google
         self.page = page
-        self.google = google
-        self.node = node
 
     async def enable(self) -> None:
         """On the demo page, which is left then for one that nobody looks at."""
-        await self.page.goto(f"{self.node.url}/")
-        status = await self.page.evaluate(
-            f"""import("/static/client.js").then(({{ createHub }}) => {{
-                window.hub = createHub({{ getToken: () => "{token(self.user_id)}" }});
-                return hub.push.enable();
-            }})"""
-        )
+        await self.page.goto(self.demo)
+        status = await self.page.evaluate(HUB.format(token=token(self.user_id), call="enable"))
         assert status["state"] == "on", status
-        await self.page.goto(f"{self.node.url}/health")
+        await self.leave()
 
-    async def devices(self) -> list[dict[str, Any]]:
-        answer = await self.node.ask("GET", "/api/v1/push/subscriptions", as_=token(self.user_id))
-        found: list[dict[str, Any]] = answer.json()["subscriptions"]
-        return found
+    async def leave(self) -> None:
+        await self.page.goto(self.node.url + NOBODY_LOOKS)
 
-    async def notify(self, title: str, **members: Any) -> str:
-        said = {"channels": ["in_app", "push"], "priority": "urgent", **members}
-        answer = await self.node.notify(title, user_id=self.user_id, **said)
-        assert answer.status_code == 201, answer.text
-        return str(answer.json()["id"])
+    async def end(self) -> None:
+        """Leave the browser as it was."""
+        await self.leave()
+        await self.page.evaluate(FORGET)
+        self.google.registered.clear()
+        self.desktop.screen.clear()
 
-    async def shown(self, notification_id: str) -> list[dict[str, Any]]:
-        """What is on the screen, once the worker has reported that this one is: before, it is not safe to ask."""
+    async def say_on_demo_page(self, button: str, answer: str) -> None:
+        await self.page.get_by_role("button", name=button).click()
+        await expect(self.page.get_by_text(answer)).to_be_visible()
 
-        async def reported() -> bool:
-            return await self.state(notification_id) == "delivered"
+    async def opened(self, path: str) -> Page:
+        """The page at a path of the hub, in whatever window."""
+        return await self.opened_at(f"{self.node.url}{path}")
 
-        await until(reported)
-        return list(await self.page.evaluate(SHOWN))
+    async def opened_at(self, url: str) -> Page:
+        async def found() -> Page | None:
+            return next((page for page in self.world.browser.pages if page.url == url), None)
 
-    async def state(self, notification_id: str) -> str:
-        path = f"/api/v1/notifications/{notification_id}/deliveries"
-        answer = await self.node.ask("GET", path, as_=admin())
-        [one] = answer.json()["deliveries"]
-        return str(one["state"])
+        page: Page = await self.until(found)
+        return page
 
-    async def click(self) -> list[str]:
-        """Click the first notification; what was opened in new windows."""
-        [worker] = [one for one in self.page.context.service_workers if one.url.startswith(self.node.url)]
-        return list(await worker.evaluate(CLICK, [""]))
+    def live(self) -> list[Registered]:
+        """What is registered for pages; the browser has a registration of its own, too."""
+        return [one for one in self.google.live if one.subtype]
 
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Ask another process until it is so: there is no event to await."""
-    async with asyncio.timeout(20):
-        while not await condition():
-            await asyncio.sleep(0.05)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def google(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Gcm, Path]]:
-    tls, pem = certificate(tmp_path_factory.mktemp("tls"), *HOSTS)
-    async with Gcm(tls, pem) as server:
-        yield server, pem
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser(
-    google: tuple[Gcm, Path], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[BrowserContext]:
-    async with pushable(tmp_path_factory.mktemp("profile"), google[0]) as browser:
-        await browser.grant_permissions(["notifications"])
-        yield browser
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def stage(
-    browser: BrowserContext, google: tuple[Gcm, Path], postgres: PostgresServer
-) -> AsyncIterator[Stage]:
-    server, pem = google
-    server.registered.clear()  # of other tests
-    settings = {
-        "PUSH_RESOLVE": ",".join(f"https://{host}=127.0.0.1:{server.port}" for host in HOSTS),
-        "PUSH_CA_FILE": str(pem),
-        "VAPID_EMAIL": "push@example.com",
-    }
-    page = await browser.new_page()
-    async with postgres.database(template=TEMPLATE) as dsn, nodes(dsn, **settings) as [node]:
-        yield Stage(page, server, node)
+    @asynccontextmanager
+    async def site_settings(self) -> AsyncIterator[Page]:
+        """The browser's own page, where a person blocks a site and allows it again."""
+        page = await self.world.browser.new_page()
+        await page.goto("chrome://settings/content/notifications")
+        await page.locator("site-list").first.wait_for(state="attached")
+        yield page
         await page.close()
 
 
-async def test_an_urgent_message_is_shown_and_stays_until_it_is_answered(stage):
+async def say(settings: Page, url: str, setting: str) -> None:
+    """setting: "allow" or "block"."""
+    await settings.evaluate(
+        "([url, setting]) => chrome.send('setCategoryPermissionForPattern', [url, '', 'notifications', setting, false])",
+        [url, setting],
+    )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    tls, pem = certificate(tmp_path_factory.mktemp("tls"), *HOSTS)
+    async with (
+        Gcm(tls, pem) as google,
+        Desktop(tmp_path_factory.mktemp("desktop")) as desktop,
+        PwaServer().serving() as pwa,
+        pushable(tmp_path_factory.mktemp("profile"), google, desktop) as browser,
+    ):
+        yield World(browser, desktop, google, pem, pwa)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hub(world: World, postgres: PostgresServer) -> AsyncIterator[Hub]:
+    async with running_hub(postgres, world.settings()) as hub:
+        world.pwa.hub = hub.node.url
+        yield hub
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def stage(world: World, hub: Hub, request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    """Another person for each test."""
+    for url in (hub.node.url, world.pwa.url):
+        await world.browser.grant_permissions(["notifications"], origin=url)
+    before = set(world.browser.pages)
+    stage = Stage(world, await world.browser.new_page(), hub, hub.somebody())
+    yield stage
+    await stage.end()
+    for page in set(world.browser.pages) - before:
+        await page.close()
+
+
+async def test_an_urgent_message_reaches_a_closed_page_and_a_click_opens_it(stage):
     await stage.enable()
+    await stage.page.goto("about:blank")
+    link = f"/?user={stage.user_id}&exam=7"
 
-    sent = await stage.notify("Exam moved", message="It is on Friday.")
+    sent = await stage.notify("Exam moved", message="It is on Friday.", action_url=link)
+    [shown] = await stage.desktop.see("Exam moved")
+    await stage.delivery(sent, "delivered")  # the worker has said that it is shown
+    stage.desktop.click("Exam moved")
 
-    assert await stage.shown(sent) == [
-        {"title": "Exam moved", "body": "It is on Friday.", "tag": sent, "requireInteraction": True}
-    ]
+    assert shown.body == "It is on Friday."
+    await stage.opened(link)
+    read = await stage.delivery(sent, "read")
+    [told] = read["browsers"]
+    assert told["status"] == 201
+    assert told["shown_at"] <= told["clicked_at"]
+    assert told["closed_at"] is None
     [device] = await stage.devices()
     assert device["push_service"] == "fcm"
     assert device["device_info"] == {"platform": "Linux", "browser": "Chrome"}
 
 
+async def test_an_urgent_one_stays_until_it_is_answered(stage):
+    await stage.enable()
+
+    sent = await stage.notify("Exam moved")
+    await stage.delivery(sent, "delivered")
+
+    assert await stage.page.evaluate(SHOWN) == [{"tag": sent, "requireInteraction": True}]
+
+
+async def test_a_click_goes_to_the_page_that_is_open_already(stage):
+    await stage.enable()
+    await stage.page.evaluate(HUB.format(token=token(stage.user_id), call="status"))
+    before = len(stage.world.browser.pages)
+
+    await stage.notify("Exam moved", action_url=f"{NOBODY_LOOKS}?exam=8")
+    await stage.desktop.see("Exam moved")
+    stage.desktop.click("Exam moved")
+
+    assert await stage.opened(f"{NOBODY_LOOKS}?exam=8") is stage.page
+    assert len(stage.world.browser.pages) == before
+
+
+async def test_a_button_of_a_notification_leads_where_it_says_and_what_is_put_away_was_seen(stage):
+    await stage.enable()
+    buttons = {"push": {"actions": [{"action": "sign", "title": "Sign", "url": f"{NOBODY_LOOKS}?sign=7"}]}}
+
+    signed = await stage.notify("Sign this", action_url=f"{NOBODY_LOOKS}?look=7", metadata=buttons)
+    await stage.desktop.see("Sign this")
+    stage.desktop.click("Sign this", "Sign")
+    await stage.opened(f"{NOBODY_LOOKS}?sign=7")
+    put_away = await stage.notify("Not now")
+    await stage.desktop.see("Not now")
+    stage.desktop.dismiss("Not now")
+
+    assert (await stage.delivery(signed, "read"))["browsers"][0]["clicked_at"]
+
+    async def closed() -> bool:
+        return bool((await stage.delivery(put_away, "delivered"))["browsers"][0]["closed_at"])
+
+    await stage.until(closed)
+
+
 async def test_what_was_read_elsewhere_is_closed_by_the_next_push(stage):
     await stage.enable()
     first = await stage.notify("First")
-    await stage.shown(first)
-    read = await stage.node.ask("POST", f"/api/v1/notifications/{first}/read", as_=token(stage.user_id))
-    assert read.is_success
+    await stage.delivery(first, "delivered")
+    await stage.read(first)
 
-    second = await stage.notify("Second")
-    await stage.shown(second)
+    await stage.notify("Second")
 
-    async def closed() -> bool:
-        return [one["title"] for one in await stage.page.evaluate(SHOWN)] == ["Second"]
+    await stage.desktop.see("Second")
 
-    await until(closed)
+
+async def test_what_is_read_elsewhere_is_closed_at_once_where_a_page_is_open(stage):
+    await stage.enable()
+    for title in ("First", "Second"):
+        sent = await stage.notify(title)
+        await stage.delivery(sent, "delivered")
+    await stage.page.goto(stage.demo)
+    await expect(stage.page.locator("#light")).to_have_text("Live")
+
+    await stage.read(sent)
+    await stage.desktop.see("First")
+    await stage.ask("POST", "/api/v1/notifications/read-all", {})
+
+    await stage.desktop.see()
 
 
 async def test_what_does_not_fit_into_a_push_is_fetched_by_the_worker(stage):
     await stage.enable()
-    link = "/?" + "x" * 1_500  # which stands three times in a payload, so that no text would make room for it
+    link = (
+        f"{NOBODY_LOOKS}?" + "x" * 1_500
+    )  # which stands three times in a payload, so that no text would make room for it
 
-    sent = await stage.notify("Long", message="It is on Friday.", action_url=link)
-    [shown] = await stage.shown(sent)
-    opened = await stage.click()
+    await stage.notify("Long", message="It is on Friday.", action_url=link)
+    [shown] = await stage.desktop.see("Long")
+    stage.desktop.click("Long")
 
-    assert (shown["title"], shown["body"]) == ("Long", "It is on Friday.")
-    assert opened == [stage.node.url + link]
+    assert shown.body == "It is on Friday."
+    await stage.opened(link)
 
 
 async def test_a_private_one_says_nothing_before_the_click(stage):
     await stage.enable()
-    put = await stage.node.ask("PUT", "/api/v1/push/privacy", {"types": {"*": "private"}}, as_=admin())
-    assert put.status_code == 200, put.text
+    await stage.keep_private("grade")
 
-    sent = await stage.notify("Jane Doe failed", message="Grade F", action_url="/?pupil=7")
-    [shown] = await stage.shown(sent)
-    opened = await stage.click()
+    await stage.notify(
+        "Jane Doe failed", message="Grade F", action_url=f"{NOBODY_LOOKS}?pupil=7", notification_type="grade"
+    )
+    [shown] = await stage.desktop.see("You have a new notification")
+    stage.desktop.click(shown.title)
 
-    assert shown["title"] == "You have a new notification"
-    assert shown["body"] == ""
-    assert opened == [f"{stage.node.url}/?pupil=7"]
+    assert shown.body == ""
+    await stage.opened(f"{NOBODY_LOOKS}?pupil=7")
+
+
+@pytest.mark.parametrize("content", [b"\xff\x00 no text", b"[]", b""])
+async def test_a_push_that_cannot_be_read_is_shown_as_that_there_is_something(stage, content):
+    await stage.enable()
+    keys = await stage.page.evaluate(KEYS)
+    [here] = stage.live()
+
+    body = content and encrypt(content, decode_base64url(keys["p256dh"]), decode_base64url(keys["auth"]))
+    stage.google.deliver(here, body)
+
+    assert [one.body for one in await stage.desktop.see("New notification")] == ["Open it to read it."]
+
+
+async def test_a_rotated_key_reaches_old_subscriptions_and_pages_take_the_new_one(stage):
+    await stage.enable()
+    [before] = stage.live()
+    await stage.page.goto("about:blank")
+    await stage.hub.rotate_key()
+
+    await stage.notify("By the old key")
+    await stage.desktop.see("By the old key")
+    await stage.page.goto(stage.demo)  # that is all it takes
+    device = await stage.device_is(is_current_key=True)
+
+    [after] = stage.live()
+    assert before.is_gone
+    assert after.sender != before.sender
+    assert decode_base64url(device["vapid_key_id"]) == decode_base64url(after.sender)[:12]
+    await stage.ask("POST", f"/api/v1/push/subscriptions/{device['id']}/test")
+    await stage.desktop.until(
+        lambda: "You have a new notification" in {one.title for one in stage.desktop.screen.values()}
+    )
+    assert len(after.posted) == 1
 
 
 async def test_who_unsubscribed_elsewhere_is_pruned_by_the_next_push(stage):
     await stage.enable()
-    await stage.page.evaluate(
-        "navigator.serviceWorker.getRegistration('/carillon-push/')"
-        ".then((one) => one.pushManager.getSubscription()).then((one) => one.unsubscribe())"
-    )
-    await stage.google.until(lambda: not [one for one in stage.google.live if one.subtype])
+    await stage.page.evaluate(UNSUBSCRIBE)
+    await stage.google.until(lambda: not stage.live())
     assert len(await stage.devices()) == 1
 
-    await stage.notify("Nobody is there")
+    sent = await stage.notify("Nobody is there")
 
-    async def pruned() -> bool:
-        return await stage.devices() == []
+    await stage.pruned()
+    failed = await stage.delivery(sent, "failed")
+    assert [(one["outcome"], one["status"]) for one in failed["browsers"]] == [("gone", 410)]
 
-    await until(pruned)
+
+async def test_who_blocked_it_and_allows_it_again_is_reached_again(stage):
+    """Chromium tells the worker only then, and neither what there was nor what there is: a page has to say who is there."""
+    url = stage.node.url
+    await stage.world.browser.clear_permissions()  # which would hide what the browser's own settings say
+    async with stage.site_settings() as settings:
+        await say(settings, url, "allow")
+        await stage.enable()
+        [before] = await stage.devices()
+        async with stage.page.expect_response("**/push/subscribe"):  # as at every start
+            await stage.page.goto(stage.demo)
+        await say(settings, url, "block")
+        await stage.google.until(lambda: not stage.live())
+
+        await say(settings, url, "allow")
+
+        async def told() -> bool:
+            return len(await stage.devices()) == 2
+
+        await stage.until(told)  # by the open page; the old one is known until it is pushed to
+        await stage.leave()
+
+        await stage.notify("Back again")
+        await stage.desktop.see("Back again")
+        after = await stage.device_is()
+        assert after["id"] != before["id"]
 
 
 async def test_the_demo_pages_own_buttons_turn_it_on_try_it_and_turn_it_off(stage):
-    page = stage.page
-    await page.goto(f"{stage.node.url}/")
-    await page.get_by_role("button", name="Turn on").click()
+    await stage.page.goto(stage.demo)
+    await stage.page.get_by_role("button", name="Turn on").click()
     assert await stage.devices() == []  # that was the page's own question
-    await page.get_by_role("button", name="Turn on").click()
-    await expect(page.get_by_text("You are told here, also while this page is closed.")).to_be_visible()
+    await stage.say_on_demo_page("Turn on", "You are told here, also while this page is closed.")
     assert len(await stage.devices()) == 1
 
-    await page.get_by_role("button", name="Send a test").click()
-    await expect(page.get_by_text("A test is on its way.")).to_be_visible()
-    await page.get_by_role("button", name="Turn off").click()
+    await stage.say_on_demo_page("Send a test", "A test is on its way.")
+    await stage.desktop.see("You have a new notification")
+    await stage.say_on_demo_page("Turn off", "You are told only while this page is open.")
 
-    await expect(page.get_by_text("You are told only while this page is open.")).to_be_visible()
+    await stage.desktop.see()
     assert await stage.devices() == []
+
+
+async def test_inside_the_worker_of_an_application_elsewhere(stage):
+    page, pwa = stage.page, stage.world.pwa
+    await page.goto(f"{pwa.url}/?user={stage.user_id}")
+    await page.wait_for_function("window.isReady")
+    status = await page.evaluate("hub.push.enable()")
+    assert (status["state"], status["reason"]) == ("on", None)
+    await page.goto("about:blank")
+
+    sent = await stage.notify("Exam moved", message="It is on Friday.", action_url="/exams/7")
+    shown = await stage.desktop.see("Exam moved")
+    stage.desktop.click("Exam moved")
+
+    assert shown == [Notification("Exam moved", "It is on Friday.", shown[0].buttons)]
+    opened = await stage.opened_at(f"{pwa.url}/exams/7")
+    await stage.delivery(sent, "read")  # told from one origin to the other
+    assert await opened.evaluate("fetch('/offline').then((answer) => answer.text())") == "from the worker"

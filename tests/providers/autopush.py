@@ -170,24 +170,29 @@ class Autopush(ProviderServer):
         refused = refusal(request, self.origin, one.key)
         if refused is not None:
             return _problem(*refused)
-        version = uuid4().hex
         one.posted.append(request)
         self.accepted.append(request)
+        version = await self.deliver(one, request.body)
+        await self._tell()
+        return answer(201, "", {"Location": f"{self.origin}/m/{version}", "TTL": request.headers["TTL"]})
+
+    async def deliver(self, one: Registered, body: bytes) -> str:
+        """Hand it to the browser, now or when it is back; by which name it will be acknowledged."""
+        version = uuid4().hex
         message: dict[str, Any] = {
             "messageType": "notification",
             "channelID": one.channel,
             "version": version,
         }
-        if request.body:
-            message["data"] = urlsafe_b64encode(request.body).rstrip(b"=").decode()
+        if body:
+            message["data"] = urlsafe_b64encode(body).rstrip(b"=").decode()
             message["headers"] = {"encoding": "aes128gcm"}
         socket = self._sockets.get(one.browser)
         if socket is None or socket.closed:
             self._waiting.append((one.browser, message))
         else:
             await socket.send_json(message)
-        await self._tell()
-        return answer(201, "", {"Location": f"{self.origin}/m/{version}", "TTL": request.headers["TTL"]})
+        return version
 
     # -- browsers --------------------------------------------------------------------------------
 

@@ -123,19 +123,23 @@ class Gcm(ProviderServer):
             return answer(403 if status == 401 else status, words)
         one.posted.append(request)
         self.accepted.append(request)
+        self.deliver(one, request.body, int(request.headers["TTL"]))
+        await self._tell()
+        return answer(201, "", {"Location": f"https://{host}/0:{uuid4().hex}"})
+
+    def deliver(self, one: Registered, body: bytes, ttl: int = 60) -> None:
+        """Hand it to the browser, now or when it is there. ttl: seconds."""
         fields: list[tuple[int, Value]] = [(3, one.sender), (5, one.app)]
         known = {"subtype": one.subtype}
-        if request.body:
+        if body:
             known["content-encoding"] = "aes128gcm"
         fields += [(7, _message([(1, name), (2, value)])) for name, value in known.items()]
-        fields += [(9, uuid4().hex), (17, int(request.headers["TTL"])), (18, _now_ms()), (21, request.body)]
+        fields += [(9, uuid4().hex), (17, ttl), (18, _now_ms()), (21, body)]
         frame = _frame(_MESSAGE, _message(fields))
         if not self._streams:
             self._waiting.append(frame)
         for writer in self._streams:
             writer.write(frame)
-        await self._tell()
-        return answer(201, "", {"Location": f"https://{host}/0:{uuid4().hex}"})
 
     # -- browsers --------------------------------------------------------------------------------
 
