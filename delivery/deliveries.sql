@@ -81,7 +81,7 @@ ORDER BY e.received_at, e.status LIMIT $3;
 -- What became of a delivery by push in each browser; nothing of other channels.
 --   $1 tenant id text, $2 delivery id uuid
 -- Leans on the primary key of push_sends.
-SELECT p.subscription_id, p.outcome, p.status, p.sent_at, p.fetched_at, p.shown_at, p.clicked_at, p.closed_at
+SELECT p.subscription_id, p.outcome, p.status, p.unknowns, p.sent_at, p.fetched_at, p.shown_at, p.clicked_at, p.closed_at
 FROM push_sends p
 WHERE p.tenant_id = $1 AND p.delivery_id = $2
 ORDER BY p.subscription_id;

@@ -363,6 +363,7 @@ CREATE TABLE public.push_sends (
     subscription_id uuid NOT NULL,
     outcome text NOT NULL,
     status smallint,
+    unknowns smallint DEFAULT 0 NOT NULL,
     sent_at timestamp with time zone DEFAULT now() NOT NULL,
     shown_at timestamp with time zone,
     clicked_at timestamp with time zone,

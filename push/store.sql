@@ -114,13 +114,14 @@ WITH done AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::smallint[], $6::boolean[])
         AS done (tenant_id, delivery_id, subscription_id, outcome, status, service_works)),
 kept AS (
-    INSERT INTO push_sends AS p (tenant_id, delivery_id, subscription_id, outcome, status)
-    SELECT o.tenant_id, o.delivery_id, o.subscription_id, o.outcome, o.status FROM done o
+    INSERT INTO push_sends AS p (tenant_id, delivery_id, subscription_id, outcome, status, unknowns)
+    SELECT o.tenant_id, o.delivery_id, o.subscription_id, o.outcome, o.status, (o.outcome = 'unknown')::int
+    FROM done o
     WHERE EXISTS (SELECT FROM notification_deliveries d WHERE d.tenant_id = o.tenant_id AND d.id = o.delivery_id)
     ORDER BY o.tenant_id, o.delivery_id, o.subscription_id
     ON CONFLICT (tenant_id, delivery_id, subscription_id) DO UPDATE
     SET outcome = CASE WHEN p.outcome = 'sent' THEN 'sent' ELSE excluded.outcome END,
-        status = excluded.status, sent_at = excluded.sent_at
+        status = excluded.status, sent_at = excluded.sent_at, unknowns = p.unknowns + excluded.unknowns
     RETURNING p.tenant_id, p.delivery_id, p.subscription_id, p.outcome, p.shown_at, p.clicked_at),
 counted AS (
     SELECT o.tenant_id, o.subscription_id, bool_or(o.outcome = 'gone') AS is_gone, bool_or(o.outcome = 'sent') AS is_sent,

@@ -137,6 +137,7 @@ class InBrowser(Answer):
     subscription_id: UUID
     outcome: Ended
     status: int | None = Field(description="What its push service has answered last; null: nothing.")
+    unknowns: int = Field(description="Tries of which nobody knows whether they arrived.")
     sent_at: datetime = Field(description="When it was tried last.")
     fetched_at: datetime | None = Field(description="When it got what the push held back.")
     shown_at: datetime | None

@@ -45,6 +45,7 @@ CREATE TABLE push_sends (
     subscription_id uuid        NOT NULL,
     outcome         text        NOT NULL CHECK (outcome IN ('sent', 'gone', 'refused', 'retry', 'unknown', 'too_large')),
     status          smallint,   -- the push service's, HTTP
+    unknowns        smallint    NOT NULL DEFAULT 0, -- tries of which nobody knows whether they arrived
     sent_at         timestamptz NOT NULL DEFAULT now(),
     shown_at        timestamptz,
     clicked_at      timestamptz,

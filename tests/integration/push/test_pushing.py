@@ -525,6 +525,8 @@ async def test_an_answer_that_is_lost_is_repeated_under_the_same_topic(town: Tow
 
     assert len({one.topic for one in browser.device.pushes}) == 1
     assert (await town.delivery())["state"] == "sent"
+    [row] = await town.edge.rows("SELECT * FROM push_sends")
+    assert (row["outcome"], row["unknowns"]) == ("sent", 1)
 
 
 async def test_a_browser_that_shows_a_push_whose_answer_was_lost_is_not_sent_it_again(town: Town):
