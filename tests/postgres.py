@@ -113,7 +113,7 @@ class PostgresServer:
         """The dsn of a new database, a copy of `template`; dropped at the end, whoever is still connected."""
         name = f"test_{uuid4().hex}"
         async with self._administrator() as connection:
-            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY wal_log")
+            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         try:
             yield self.dsn(name)
         finally:
