@@ -363,7 +363,6 @@ CREATE TABLE public.push_sends (
     subscription_id uuid NOT NULL,
     outcome text NOT NULL,
     status smallint,
-    unknowns smallint DEFAULT 0 NOT NULL,
     sent_at timestamp with time zone DEFAULT now() NOT NULL,
     shown_at timestamp with time zone,
     clicked_at timestamp with time zone,
@@ -491,6 +490,10 @@ CREATE TABLE public.tenant_settings (
     region text,
     unknown_outcome text,
     weekend_days smallint[],
+    holidays date[] DEFAULT '{}'::date[] NOT NULL,
+    holiday_calendar text,
+    CONSTRAINT tenant_settings_holiday_calendar_check CHECK ((holiday_calendar ~ '^[A-Z]{2}(-[A-Z0-9]{1,3})?$'::text)),
+    CONSTRAINT tenant_settings_holidays_check CHECK ((cardinality(holidays) <= 500)),
     CONSTRAINT tenant_settings_region_check CHECK ((region ~ '^[A-Z]{2}$'::text)),
     CONSTRAINT tenant_settings_retention_days_check CHECK ((retention_days > 0)),
     CONSTRAINT tenant_settings_unknown_outcome_check CHECK ((unknown_outcome = ANY (ARRAY['retry_once'::text, 'give_up'::text]))),
@@ -507,10 +510,6 @@ CREATE TABLE public.token_revocations (
     CONSTRAINT token_revocations_check CHECK (((user_id IS NULL) <> (token_id IS NULL))),
     CONSTRAINT token_revocations_check1 CHECK (((user_id IS NULL) = (not_before IS NULL)))
 );
-    holidays date[] DEFAULT '{}'::date[] NOT NULL,
-    holiday_calendar text,
-    CONSTRAINT tenant_settings_holiday_calendar_check CHECK ((holiday_calendar ~ '^[A-Z]{2}(-[A-Z0-9]{1,3})?$'::text)),
-    CONSTRAINT tenant_settings_holidays_check CHECK ((cardinality(holidays) <= 500)),
 
 CREATE TABLE public.vapid_keys (
     id text NOT NULL,
