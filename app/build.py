@@ -463,12 +463,14 @@ def _watch_jobs(metrics: Metrics, jobs: Jobs) -> None:
     metrics.read_counters(
         lambda: {
             "jobs_published": jobs.stats.published,
+            "jobs_batches": jobs.stats.batches,
             "jobs_woken": jobs.stats.woken,
             "jobs_removed": jobs.stats.removed,
             "jobs_failures": jobs.stats.failures,
         },
         {
             "jobs_published": "Scheduled notifications that became due.",
+            "jobs_batches": "Batches of notifications that were closed.",
             "jobs_woken": "Snoozes that ended.",
             "jobs_removed": "Rows that retention has deleted.",
             "jobs_failures": "Jobs that ended early; the next tick goes on.",

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -25,9 +25,12 @@ _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 MAX_RECIPIENTS = 1000
 MAX_CONTENT_BYTES = 16 * 1024  # title, message and metadata as JSON, together
+MAX_TITLE_LENGTH = 255
 MAX_KEY_LENGTH = 255
 MAX_TYPE_LENGTH = 64
 MAX_URL_LENGTH = 2048
+BATCH_WINDOWS = timedelta(seconds=10), timedelta(days=1)  # the shortest and the longest
+BATCH_LIMITS = 2, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,20 @@ Audience = Users | Everyone | Topic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """
+    How what goes to one person through a provider waits for more of its type under the same key.
+
+    window: from the first of them, or where it is sliding from the latest. limit: so many end it at once.
+    """
+
+    key: str
+    window: timedelta
+    is_sliding: bool = False
+    limit: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """
     What a producer hands in.
@@ -76,6 +93,8 @@ class Submission:
     scheduled_for: published then and not before; None, or past: at once.
     local_time: of a tenant or a topic, without an offset: sent to each person when their clock shows it. Then
     scheduled_for is the moment at which it does so first, and nothing is shown in a stream, which all have in common.
+
+    batching: for named people: what is not urgent waits for more, except in inboxes and on connections.
 
     Raises ServiceError (invalid) with every fault that it finds.
     """
@@ -94,6 +113,7 @@ class Submission:
     expires_at: datetime | None = None
     scheduled_for: datetime | None = None
     local_time: datetime | None = None
+    batching: Batching | None = None
 
     def __post_init__(self) -> None:
         if faults := list(_faults(self)):
@@ -134,6 +154,8 @@ def _faults(submission: Submission) -> Iterator[Fault]:
     expires_at, scheduled_for = submission.expires_at, submission.scheduled_for
     if expires_at is not None and scheduled_for is not None and expires_at <= scheduled_for:
         yield Fault("expires_at", "must be after scheduled_for")
+    if submission.batching is not None:
+        yield from _batching_faults(submission, submission.batching)
     if submission.local_time is not None:
         if isinstance(submission.audience, Users):
             yield Fault("local_time", "is for a tenant or a topic; people have a moment each")
@@ -143,6 +165,18 @@ def _faults(submission: Submission) -> Iterator[Fault]:
             )
         if expires_at is not None and expires_at <= last(submission.local_time):
             yield Fault("expires_at", "must be after the last person's scheduled_local")
+
+
+def _batching_faults(submission: Submission, batching: Batching) -> Iterator[Fault]:
+    if not isinstance(submission.audience, Users):
+        yield Fault("batch", "is for named people")
+    if SHOWN.issuperset(submission.channels):
+        yield Fault("batch", "is for channels with a provider; inboxes show each at once")
+    yield from _text_faults("batch.key", batching.key, MAX_KEY_LENGTH)
+    if not BATCH_WINDOWS[0] <= batching.window <= BATCH_WINDOWS[1]:
+        yield Fault("batch.seconds", "must be 10-86400")
+    if not BATCH_LIMITS[0] <= batching.limit <= BATCH_LIMITS[1]:
+        yield Fault("batch.max", "must be 2-100")
 
 
 def _audience_faults(audience: Audience) -> Iterator[Fault]:

@@ -28,7 +28,7 @@ from core.notification import Content
 from core.sql import load
 from delivery.draft import Audience, Everyone, Submission, Topic, Users
 from delivery.outbox import PROVIDED
-from delivery.publication import Publication, publish
+from delivery.publication import Publication, batching_column, publish
 from delivery.telemetry import queued
 from hub import frames
 from hub.history import Entry
@@ -239,7 +239,12 @@ def _stored(submission: Submission, notification_id: UUID, now: datetime) -> Sto
 def _publication(stored: Stored) -> Publication:
     submission = stored.submission
     return Publication(
-        submission.tenant_id, stored.content, stored.data, submission.keys, submission.audience
+        submission.tenant_id,
+        stored.content,
+        stored.data,
+        submission.keys,
+        submission.audience,
+        submission.batching,
     )
 
 
@@ -281,6 +286,7 @@ def _columns(stored: Stored, sender: Identity) -> tuple[object, ...]:
         submission.scheduled_for,
         content.expires_at,
         submission.local_time,
+        batching_column(submission.batching),
     )
 
 

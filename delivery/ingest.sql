@@ -22,28 +22,31 @@ WHERE i.created_at > now() - $4::interval;
 --   $6 topics text[], $7 statuses text[], $8 titles text[], $9 messages text[], $10 types text[],
 --   $11 priorities text[], $12 lists of channels text[] (comma-separated), $13 action urls text[],
 --   $14 metadata text[] (JSON), $15 collapse keys text[], $16 group keys text[], $17 clients text[],
---   $18 scheduled for timestamptz[], $19 expires at timestamptz[], $20 local times timestamp[]
---   $21 tenant ids text[], $22 clients text[], $23 keys text[], $24 body hashes bytea[], $25 statuses smallint[],
---   $26 bodies bytea[]
+--   $18 scheduled for timestamptz[], $19 expires at timestamptz[], $20 local times timestamp[],
+--   $21 batchings text[] (JSON)
+--   $22 tenant ids text[], $23 clients text[], $24 keys text[], $25 body hashes bytea[], $26 statuses smallint[],
+--   $27 bodies bytea[]
 WITH answers AS (
     INSERT INTO idempotency_keys (tenant_id, client, key, body_hash, status, body)
-    SELECT * FROM unnest($21::text[], $22::text[], $23::text[], $24::bytea[], $25::smallint[], $26::bytea[])
+    SELECT * FROM unnest($22::text[], $23::text[], $24::text[], $25::bytea[], $26::smallint[], $27::bytea[])
     ON CONFLICT (tenant_id, client, key) DO UPDATE
     SET body_hash = excluded.body_hash, status = excluded.status, body = excluded.body, created_at = now())
 INSERT INTO notifications (
     tenant_id, id, audience, user_id, user_ids, topic, status, title, message, notification_type, priority, channels,
-    action_url, metadata, collapse_key, group_key, created_by, scheduled_for, published_at, expires_at, local_time)
+    action_url, metadata, collapse_key, group_key, created_by, scheduled_for, published_at, expires_at, local_time,
+    batching)
 SELECT tenant_id, id, audience, user_id,
        CASE WHEN user_ids IS NOT NULL THEN ARRAY(SELECT json_array_elements_text(user_ids::json)) END,
        topic, status, title, message, notification_type, priority, string_to_array(channels, ','),
        action_url, metadata::json, collapse_key, group_key, created_by, scheduled_for,
-       CASE WHEN status = 'published' THEN now() END, expires_at, local_time
+       CASE WHEN status = 'published' THEN now() END, expires_at, local_time, batching::json
 FROM unnest(
     $1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
     $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
-    $18::timestamptz[], $19::timestamptz[], $20::timestamp[]) AS submitted (
+    $18::timestamptz[], $19::timestamptz[], $20::timestamp[], $21::text[]) AS submitted (
     tenant_id, id, audience, user_id, user_ids, topic, status, title, message, notification_type, priority, channels,
-    action_url, metadata, collapse_key, group_key, created_by, scheduled_for, expires_at, local_time);
+    action_url, metadata, collapse_key, group_key, created_by, scheduled_for, expires_at, local_time,
+    batching);
 
 -- name: lock_collapse_keys
 -- One writer at a time per key, so that two nodes cannot both be the latest. In sorted order: no circle.

@@ -8,11 +8,11 @@ and one that dies in the middle leaves nothing half done and nothing that is not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -23,9 +23,11 @@ from core.errors import ServiceError
 from core.identity import Identity
 from core.sql import load
 from core.streams import StreamKey, user_stream
+from delivery.batching import Batch, Part, finish, release, take_closed, together
 from delivery.inbox import SQL as INBOX
+from delivery.ingest import Order, Stored, write
 from delivery.outbox import PROVIDED
-from delivery.publication import Publication, audience, audience_keys, publish
+from delivery.publication import Publication, audience, audience_keys, batching, publish
 from delivery.telemetry import queued
 from hub import frames
 from hub.history import Draft, Entry
@@ -93,6 +95,7 @@ class JobsStats:
     """Counts since the start; for metrics."""
 
     published: int = 0  # scheduled notifications that became due
+    batches: int = 0  # that were closed
     woken: int = 0  # snoozes that ended
     removed: int = 0  # rows, by retention
     failures: int = 0  # runs that ended early; the next tick goes on
@@ -130,7 +133,12 @@ class Jobs:
         """Tick until cancelled."""
         ticker = AsyncIOScheduler(timezone=UTC)
         tick = self._settings.scheduler_tick.total_seconds()
-        works: list[Callable[[], Awaitable[object]]] = [self.publish_due, self.wake_snoozed, self.retain]
+        works: list[Callable[[], Awaitable[object]]] = [
+            self.publish_due,
+            self.close_batches,
+            self.wake_snoozed,
+            self.retain,
+        ]
         for work in works:
             ticker.add_job(
                 self._attempt,
@@ -181,6 +189,7 @@ class Jobs:
                                 frames.content(says),
                                 audience_keys(row),
                                 audience(row),
+                                batching(row),
                             )
                         )
                 entries = await publish(connection, publications, rows[0]["now"]) if publications else []
@@ -193,6 +202,41 @@ class Jobs:
             self.stats.published += len(publications)
             if len(rows) < self._settings.scheduler_batch:
                 return published
+
+    async def close_batches(self) -> int:
+        """Send what has waited for each other as one message, and what has waited alone by itself; how many batches."""
+        closed = 0
+        while True:
+            async with self._database.transaction(deadline=_DEADLINE) as connection:
+                batches = await take_closed(connection, self._settings.scheduler_batch)
+                await self._close(connection, batches)
+            if batches:
+                self._wake_workers()
+            closed += len(batches)
+            self.stats.batches += len(batches)
+            if len(batches) < self._settings.scheduler_batch:
+                return closed
+
+    async def _close(self, connection: Connection, batches: Sequence[Batch]) -> None:
+        alone = [(batch.tenant_id, delivery) for batch in batches for delivery in batch.settled]
+        orders: list[Order] = []
+        several: list[tuple[Batch, Part]] = []
+        for batch in batches:
+            for part in batch.parts():
+                if len(part) > 1 and (order := _together(batch, part)) is not None:
+                    orders.append(order)
+                    several.append((batch, part))
+                else:
+                    alone += ((batch.tenant_id, delivery) for delivery, _ in part)
+        results = await write(connection, orders, self._settings.idempotency_life) if orders else []
+        ended: list[tuple[str, UUID, str]] = []
+        for (batch, part), result in zip(several, results, strict=True):
+            if isinstance(result, Exception):
+                raise result
+            reason = f"{len(part)} went out as one: notification {result.stored[0].content.id}"
+            ended += ((batch.tenant_id, delivery, reason) for delivery, _ in part)
+        await release(connection, alone)
+        await finish(connection, ended)
 
     async def wake_snoozed(self) -> int:
         """Tell people's devices of snoozes that are over; how many."""
@@ -304,3 +348,24 @@ class Jobs:
 async def _take_time(connection: Connection) -> None:
     """Nobody waits for retention, so the server's short timeout is not for it."""
     await connection.execute("SET LOCAL statement_timeout = 30000")
+
+
+def _together(batch: Batch, part: Part) -> Order | None:
+    """The one notification that goes out for several; None where they cannot be said as one."""
+    said = [content for _, content in part]
+    try:
+        one = together(batch.tenant_id, batch.user_id, batch.channel, batch.key, said)
+    except ServiceError as error:
+        paths = [fault.path for fault in error.faults]
+        log.error("batch_goes_out_one_by_one", tenant_id=batch.tenant_id, faults=paths)
+        return None
+    return Order(submissions=[one], sender=_sender(batch.tenant_id), render=_unanswered)
+
+
+def _sender(tenant_id: str) -> Identity:
+    return Identity(tenant_id=tenant_id, user_id="batching", kind="service")
+
+
+def _unanswered(stored: Sequence[Stored]) -> tuple[int, bytes]:
+    """Nobody has asked."""
+    return 201, b""

@@ -20,8 +20,9 @@ from core.database import Connection, Database
 from core.ids import uuid7
 from core.notification import RANKS, Content
 from core.sql import load
+from delivery.batching import Held, hold
 from delivery.channel import PROVIDER_CHANNELS
-from delivery.draft import Audience, Users
+from delivery.draft import Audience, Batching, Users
 
 SQL = load("delivery", "outbox.sql")
 
@@ -38,6 +39,9 @@ _UNFENCED = (
 assert SQL["complete"].count(_FENCE) == 1, "what is taken away is there"
 
 PROVIDED = frozenset(PROVIDER_CHANNELS)
+
+#: What is urgent waits for nothing.
+URGENT = "urgent"
 
 #: Who goes first (0) and last (4). What is for many waits behind what is for one.
 _LANES = {RANKS["urgent"]: 0, RANKS["high"]: 1, RANKS["normal"]: 2, RANKS["low"]: 3}
@@ -125,6 +129,8 @@ class Outgoing(Protocol):
     def content(self) -> Content: ...
     @property
     def audience(self) -> Audience: ...
+    @property
+    def batching(self) -> Batching | None: ...
 
 
 class Cancelled(NamedTuple):
@@ -156,6 +162,7 @@ async def enqueue(connection: Connection, outgoing: Sequence[Outgoing]) -> None:
     by; in the caller's transaction.
     """
     rows: list[tuple[object, ...]] = []
+    held: list[Held] = []
     broadcasts: list[tuple[object, ...]] = []
     for one in outgoing:
         content = one.content
@@ -164,6 +171,13 @@ async def enqueue(connection: Connection, outgoing: Sequence[Outgoing]) -> None:
             continue
         if isinstance(one.audience, Users):
             queue = lane(content.priority)
+            if one.batching is not None and content.priority != URGENT:
+                held += (
+                    Held(one.tenant_id, user_id, channel, queue, content, one.batching)
+                    for user_id in one.audience.user_ids
+                    for channel in channels
+                )
+                continue
             rows += (
                 (one.tenant_id, uuid7(), content.id, user_id, channel, queue, content.expires_at, None)
                 for user_id in one.audience.user_ids
@@ -173,6 +187,8 @@ async def enqueue(connection: Connection, outgoing: Sequence[Outgoing]) -> None:
             broadcasts.append((one.tenant_id, content.id, ",".join(channels)))
     if rows:
         await connection.execute(SQL["enqueue"], *map(list, zip(*rows, strict=True)))
+    if held:
+        await hold(connection, held)
     if broadcasts:
         await connection.execute(SQL["enqueue_broadcasts"], *map(list, zip(*broadcasts, strict=True)))
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
+
+import msgspec
 
 from core.database import Connection
 from core.notification import RANKS, SHOWN, Content
 from core.sql import load
 from core.streams import StreamKey
-from delivery.draft import Audience, Everyone, Topic, Users
+from delivery.draft import Audience, Batching, Everyone, Topic, Users
 from delivery.outbox import cancel, enqueue
 from hub import frames
 from hub.history import Draft, Entry
@@ -28,6 +30,7 @@ class Publication(NamedTuple):
     data: bytes  # the content, encoded once for every frame and answer
     keys: Sequence[StreamKey]
     audience: Audience
+    batching: Batching | None = None
 
 
 def audience(row: Columns) -> Audience:
@@ -48,6 +51,28 @@ def audience_keys(row: Columns) -> list[StreamKey]:
     if SHOWN.isdisjoint(row["channels"]):
         return []
     return [StreamKey(row["tenant_id"], name) for name in audience(row).streams()]
+
+
+def batching(row: Columns) -> Batching | None:
+    """How it waits for more, from its column."""
+    if row["batching"] is None:
+        return None
+    said = msgspec.json.decode(row["batching"])
+    return Batching(
+        key=said["key"],
+        window=timedelta(seconds=said["seconds"]),
+        is_sliding=said["is_sliding"],
+        limit=said["limit"],
+    )
+
+
+def batching_column(said: Batching | None) -> str | None:
+    """The column, JSON."""
+    if said is None:
+        return None
+    seconds = said.window.total_seconds()
+    column = {"key": said.key, "seconds": seconds, "is_sliding": said.is_sliding, "limit": said.limit}
+    return msgspec.json.encode(column).decode()
 
 
 async def publish(

@@ -96,6 +96,20 @@ CREATE TABLE public.delivery_attempts (
 )
 WITH (fillfactor='80');
 
+CREATE TABLE public.delivery_batches (
+    tenant_id text NOT NULL,
+    user_id text NOT NULL,
+    channel text NOT NULL,
+    notification_type text NOT NULL,
+    key text NOT NULL,
+    id uuid NOT NULL,
+    size integer NOT NULL,
+    size_limit integer NOT NULL,
+    closes_at timestamp with time zone NOT NULL,
+    latest_at timestamp with time zone NOT NULL,
+    CONSTRAINT delivery_batches_size_check CHECK ((size > 0))
+);
+
 CREATE TABLE public.delivery_broadcasts (
     tenant_id text NOT NULL,
     notification_id uuid NOT NULL,
@@ -217,6 +231,7 @@ CREATE TABLE public.notification_deliveries (
     reason text,
     edited bytea,
     fallback_of uuid,
+    batch_id uuid,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     queued_at timestamp with time zone DEFAULT now() NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
@@ -300,6 +315,7 @@ CREATE TABLE public.notifications (
     expires_at timestamp with time zone,
     updated_at timestamp with time zone,
     local_time timestamp without time zone,
+    batching json,
     CONSTRAINT notifications_audience_check CHECK ((audience = ANY (ARRAY['user'::text, 'users'::text, 'tenant'::text, 'topic'::text]))),
     CONSTRAINT notifications_check CHECK (((audience = 'user'::text) = (user_id IS NOT NULL))),
     CONSTRAINT notifications_check1 CHECK (((audience = 'users'::text) = (user_ids IS NOT NULL))),
@@ -363,6 +379,7 @@ CREATE TABLE public.push_sends (
     subscription_id uuid NOT NULL,
     outcome text NOT NULL,
     status smallint,
+    unknowns smallint DEFAULT 0 NOT NULL,
     sent_at timestamp with time zone DEFAULT now() NOT NULL,
     shown_at timestamp with time zone,
     clicked_at timestamp with time zone,
@@ -575,6 +592,9 @@ ALTER TABLE ONLY public.cluster
 ALTER TABLE ONLY public.delivery_attempts
     ADD CONSTRAINT delivery_attempts_pkey PRIMARY KEY (tenant_id, delivery_id, attempt);
 
+ALTER TABLE ONLY public.delivery_batches
+    ADD CONSTRAINT delivery_batches_pkey PRIMARY KEY (tenant_id, user_id, channel, notification_type, key);
+
 ALTER TABLE ONLY public.delivery_broadcasts
     ADD CONSTRAINT delivery_broadcasts_pkey PRIMARY KEY (tenant_id, notification_id);
 
@@ -671,6 +691,10 @@ CREATE INDEX idx_api_keys_tenant ON public.api_keys USING btree (tenant_id, id);
 
 CREATE INDEX idx_audit_log_subject ON public.audit_log USING btree (tenant_id, subject, seq);
 
+CREATE INDEX idx_delivery_batches_due ON public.delivery_batches USING btree (closes_at);
+
+CREATE UNIQUE INDEX idx_delivery_batches_id ON public.delivery_batches USING btree (tenant_id, id);
+
 CREATE INDEX idx_delivery_broadcasts_due ON public.delivery_broadcasts USING btree (due_at) WHERE (state = 'running'::text);
 
 CREATE INDEX idx_digest_runs_age ON public.digest_runs USING btree (tenant_id, ran_at);
@@ -684,6 +708,8 @@ CREATE INDEX idx_idempotency_keys_age ON public.idempotency_keys USING btree (cr
 CREATE INDEX idx_inbound_messages_user ON public.inbound_messages USING btree (tenant_id, user_id, id);
 
 CREATE INDEX idx_notification_deliveries_age ON public.notification_deliveries USING btree (tenant_id, created_at);
+
+CREATE INDEX idx_notification_deliveries_batch ON public.notification_deliveries USING btree (tenant_id, batch_id) WHERE ((batch_id IS NOT NULL) AND (state = 'deferred'::text));
 
 CREATE INDEX idx_notification_deliveries_due ON public.notification_deliveries USING btree (channel, tenant_id, lane, due_at, id) WHERE (finished_at IS NULL);
 

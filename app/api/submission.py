@@ -27,7 +27,7 @@ from core.errors import Fault, ServiceError
 from core.links import validate_action_url
 from core.notification import DEFAULT_CHANNELS, Priority
 from delivery import local_time
-from delivery.draft import Audience, Submission, Users
+from delivery.draft import Audience, Batching, Submission, Users
 from delivery.ingest import Accepted, Stored
 from delivery.policy import ADDRESS_VERIFICATION
 
@@ -69,6 +69,28 @@ Metadata = Annotated[
 IDEMPOTENCY = {"Idempotency-Key": {"type": "string", "pattern": "^[!-~]{1,255}$"}}
 
 
+class Batch(Body):
+    """How what goes through a provider waits for more of its type to the same person under the same key."""
+
+    key: OwnKey
+    seconds: int = Field(
+        ge=10, le=86_400, description="How long the first, or with sliding the latest, waits."
+    )
+    mode: Literal["fixed", "sliding"] = Field(
+        default="fixed",
+        description="sliding: each that comes extends the window, to ten times its length at most.",
+    )
+    max: int = Field(default=50, ge=2, le=100, description="So many go out at once.")
+
+    def batching(self) -> Batching:
+        return Batching(
+            key=self.key,
+            window=timedelta(seconds=self.seconds),
+            is_sliding=self.mode == "sliding",
+            limit=self.max,
+        )
+
+
 class Draft(Body):
     """What a notification says, and when."""
 
@@ -81,6 +103,7 @@ class Draft(Body):
     metadata: Metadata = Field(default_factory=dict)
     collapse_key: OwnKey | None = Field(default=None, description="Replaces what has the same key.")
     group_key: OwnKey | None = Field(default=None, description="Shown together with what has the same key.")
+    batch: Batch | None = Field(default=None, description="Go out as one message with what has the same key.")
     expires_at: Moment | None = Field(default=None, description="Gone then; in the future.")
     scheduled_for: Moment | None = Field(default=None, description="Sent then; within a year.")
     scheduled_local: WallClock | None = Field(
@@ -178,6 +201,7 @@ def submission(draft: Draft, tenant_id: str, audience: Audience, call: Call) -> 
             expires_at=draft.expires_at,
             scheduled_for=scheduled_for,
             local_time=None if isinstance(audience, Users) else local,
+            batching=None if draft.batch is None else draft.batch.batching(),
         )
     except ServiceError as error:
         raise refused([*faults, *error.faults]) from error

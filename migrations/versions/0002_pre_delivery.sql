@@ -121,6 +121,7 @@ CREATE TABLE notification_deliveries (
     reason          text,       -- the rule or the provider's answer that decided, for people
     edited          bytea,      -- what an operator has changed about a dead letter, sealed
     fallback_of     uuid,       -- the delivery in whose place this one came
+    batch_id        uuid,       -- it waits, or has waited, for others to go out with
     created_at      timestamptz NOT NULL DEFAULT now(),
     queued_at       timestamptz NOT NULL DEFAULT now(), -- or replayed: since when it has been waiting to go out
     updated_at      timestamptz NOT NULL DEFAULT now(),
@@ -143,6 +144,8 @@ CREATE INDEX idx_notification_deliveries_state ON notification_deliveries (tenan
 CREATE INDEX idx_notification_deliveries_user ON notification_deliveries (tenant_id, user_id, id);
 CREATE INDEX idx_notification_deliveries_ref ON notification_deliveries (provider, provider_ref)
     WHERE provider_ref IS NOT NULL;
+CREATE INDEX idx_notification_deliveries_batch ON notification_deliveries (tenant_id, batch_id)
+    WHERE batch_id IS NOT NULL AND state = 'deferred';
 CREATE INDEX idx_notification_deliveries_age ON notification_deliveries (tenant_id, created_at);
 
 -- Every try, from the moment it is claimed. A row without an end belongs to a worker that is at it, or has died.
@@ -170,6 +173,25 @@ CREATE TABLE delivery_attempts (
 
 -- Of a notification for a tenant or a topic: due for each person when their clock shows this.
 ALTER TABLE notifications ADD COLUMN local_time timestamp;
+-- Of one for named people: how what goes through a provider waits for more: key, seconds, is_sliding, limit.
+ALTER TABLE notifications ADD COLUMN batching json;
+
+-- Deliveries to one person by one channel that wait for each other, while their window is open.
+CREATE TABLE delivery_batches (
+    tenant_id         text        NOT NULL,
+    user_id           text        NOT NULL,
+    channel           text        NOT NULL,
+    notification_type text        NOT NULL,
+    key               text        NOT NULL,
+    id                uuid        NOT NULL,
+    size              integer     NOT NULL CHECK (size > 0),
+    size_limit        integer     NOT NULL,
+    closes_at         timestamptz NOT NULL,
+    latest_at         timestamptz NOT NULL, -- however many still come
+    PRIMARY KEY (tenant_id, user_id, channel, notification_type, key)
+);
+CREATE UNIQUE INDEX idx_delivery_batches_id ON delivery_batches (tenant_id, id);
+CREATE INDEX idx_delivery_batches_due ON delivery_batches (closes_at);
 
 -- A notification for a tenant or a topic, on its way into the outbox page by page.
 CREATE TABLE delivery_broadcasts (

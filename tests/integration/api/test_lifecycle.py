@@ -266,3 +266,38 @@ async def test_metrics_are_for_admins_unless_they_are_open(edge: Edge) -> None:
     told = await edge.with_settings(open_metrics=True).client().get("/metrics")
     assert 'notifications_delivered_total{channel="in_app",status="stored"} 1.0' in told.text
     assert 'route="/api/v1/notifications"' in told.text
+
+
+async def test_notifications_under_one_key_wait_for_each_other(edge: Edge) -> None:
+    batch = {"key": "build-512", "seconds": 300, "mode": "sliding", "max": 20}
+    for _ in range(2):
+        await edge.submit(channels=["in_app", "email"], batch=batch)
+
+    assert (await edge.client(person()).get("/api/v1/notifications")).json()["unread_count"] == 2
+    [waiting] = await edge.rows("SELECT user_id, channel, key, size, size_limit FROM delivery_batches")
+    assert tuple(waiting) == ("ada", "email", "build-512", 2, 20)
+    deliveries = await edge.client(admin()).get("/api/v1/deliveries")
+    assert {one["state"] for one in deliveries.json()["deliveries"]} == {"deferred"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "path"),
+    [
+        ({"batch": {"key": "k", "seconds": 9}}, "batch.seconds"),
+        ({"batch": {"key": "k", "seconds": 86_401}}, "batch.seconds"),
+        ({"batch": {"key": "k", "seconds": 60, "max": 1}}, "batch.max"),
+        ({"batch": {"key": "k", "seconds": 60, "mode": "rolling"}}, "batch.mode"),
+        ({"batch": {"key": "", "seconds": 60}}, "batch.key"),
+        ({"batch": {"seconds": 60}}, "batch.key"),
+        ({"batch": {"key": "k", "seconds": 60}, "channels": ["in_app"]}, "batch"),
+        ({"batch": {"key": "k", "seconds": 60}, "user_id": None, "topic": "news"}, "batch"),
+    ],
+)
+async def test_a_batch_that_cannot_be_is_named(edge: Edge, changed: dict[str, Any], path: str) -> None:
+    body = BODY | {"user_id": "ada", "channels": ["email"]} | changed
+
+    refused = await edge.client(service()).post("/api/v1/notifications", json=body)
+
+    assert refused.status_code == 422, refused.text
+    assert path in [fault["path"] for fault in refused.json()["details"]]
+    assert await edge.rows("SELECT FROM notifications") == []

@@ -1,0 +1,258 @@
+"""Notifications that wait for each other: one message for what came together, and nothing lost or said twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from core.clock import SystemClock
+from delivery.draft import Batching, Users
+from delivery.jobs import Jobs, JobsSettings
+from tests.stores import Stores, open_stores
+from tests.submissions import TENANT_ID, person
+
+WINDOW = timedelta(minutes=5)
+BUILD = Batching(key="build-512", window=WINDOW)
+
+
+@pytest.fixture
+async def stores(database: str) -> AsyncIterator[Stores]:
+    async with open_stores(database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def jobs(stores: Stores) -> Jobs:
+    return Jobs(stores.database, stores.heard, SystemClock(), JobsSettings())
+
+
+async def send(
+    stores: Stores, title: str, batching: Batching = BUILD, to: Any = "ada", **members: Any
+) -> UUID:
+    members = {"channels": ("in_app", "email"), "message": f"{title} has news.", **members}
+    return await stores.send(to, title=title, batching=batching, **members)
+
+
+async def pass_(stores: Stores, time: timedelta = WINDOW) -> None:
+    """So much time goes by, as the database sees it."""
+    await stores.query(
+        "UPDATE delivery_batches SET closes_at = closes_at - $1::interval, latest_at = latest_at - $1::interval",
+        time,
+    )
+
+
+async def deliveries(stores: Stores) -> list[Any]:
+    return await stores.query(
+        "SELECT n.title, n.message, n.metadata, n.priority, d.user_id, d.channel, d.state, d.code, d.reason,"
+        " d.due_at <= now() AS is_due FROM notification_deliveries d"
+        " JOIN notifications n USING (tenant_id) WHERE n.id = d.notification_id ORDER BY n.created_at, n.id, d.channel"
+    )
+
+
+async def due(stores: Stores) -> list[tuple[str, str]]:
+    """What a worker would take now: to whom, and the title."""
+    return [
+        (row["user_id"], row["title"])
+        for row in await deliveries(stores)
+        if row["is_due"] and row["state"] == "queued"
+    ]
+
+
+async def test_what_comes_within_a_window_goes_out_as_one(stores: Stores, jobs: Jobs) -> None:
+    sent = [
+        await send(stores, title, priority=priority)
+        for title, priority in [("Lint", "low"), ("Tests", "high"), ("Deploy", "normal")]
+    ]
+
+    assert await jobs.close_batches() == 0
+    assert await due(stores) == []
+    await pass_(stores)
+    assert await jobs.close_batches() == 1
+
+    rows = await deliveries(stores)
+    [one] = [row for row in rows if row["state"] == "queued"]
+    assert one["title"] == "Deploy (+2)"
+    assert one["message"] == "• Lint: Lint has news.\n• Tests: Tests has news.\n• Deploy: Deploy has news."
+    assert one["priority"] == "high"
+    assert json.loads(one["metadata"])["batch"] == {
+        "key": "build-512",
+        "count": 3,
+        "notification_ids": [str(each) for each in sent],
+    }
+    ended = [row for row in rows if row["state"] != "queued"]
+    assert [(row["state"], row["code"]) for row in ended] == [("cancelled", "batched")] * 3
+    assert "3 went out as one: notification " in ended[0]["reason"]
+    assert await stores.query("SELECT FROM delivery_batches") == []
+    assert await jobs.close_batches() == 0
+
+
+async def test_inboxes_and_connections_see_each_at_once_and_the_one_message_not_at_all(
+    stores: Stores, jobs: Jobs
+) -> None:
+    sent = [await send(stores, title) for title in ("Lint", "Tests")]
+    assert [entry.kind for entry in stores.heard.entries] == ["notification"] * 2
+    await pass_(stores)
+
+    await jobs.close_batches()
+
+    assert len(stores.heard.entries) == 2
+    page = await stores.inbox.list(person("ada"))
+    assert {one["id"] for one in page.notifications} == set(sent)
+
+
+async def test_what_has_waited_alone_goes_out_as_it_is(stores: Stores, jobs: Jobs) -> None:
+    await send(stores, "Lint")
+    await pass_(stores)
+
+    await jobs.close_batches()
+
+    assert await due(stores) == [("ada", "Lint")]
+    assert len(await deliveries(stores)) == 1
+
+
+async def test_people_types_channels_and_keys_have_batches_of_their_own(stores: Stores, jobs: Jobs) -> None:
+    for title in ("Lint", "Tests"):
+        await send(stores, title, to=Users.of("ada", "bob"), channels=("email", "sms"))
+    await send(stores, "Other type", notification_type="billing")
+    await send(stores, "Other key", Batching(key="build-513", window=WINDOW))
+    await pass_(stores)
+
+    assert await jobs.close_batches() == 6
+
+    assert sorted(await due(stores)) == sorted(
+        [("ada", "Tests (+1)"), ("bob", "Tests (+1)")] * 2 + [("ada", "Other type"), ("ada", "Other key")]
+    )
+
+
+async def test_so_many_end_it_at_once_and_no_message_says_more(stores: Stores, jobs: Jobs) -> None:
+    three = Batching(key="k", window=WINDOW, limit=3)
+    for number in range(4):
+        await send(stores, f"N{number}", three)
+
+    assert await jobs.close_batches() == 1
+
+    assert await due(stores) == [("ada", "N3"), ("ada", "N2 (+2)")]
+
+
+async def test_a_sliding_window_is_extended_and_has_an_end(stores: Stores, jobs: Jobs) -> None:
+    sliding = Batching(key="k", window=WINDOW, is_sliding=True, limit=100)
+    await send(stores, "N0", sliding)
+    for number in range(1, 20):
+        await pass_(stores, WINDOW * 0.9)
+        if await jobs.close_batches():
+            break
+        await send(stores, f"N{number}", sliding)
+
+    assert await due(stores) == [("ada", "N11 (+11)")], "ten windows, of which each was used for nine tenths"
+
+
+async def test_a_fixed_window_is_not_extended(stores: Stores, jobs: Jobs) -> None:
+    await send(stores, "Lint")
+    await pass_(stores, WINDOW * 0.9)
+    await send(stores, "Tests")
+    await pass_(stores, WINDOW * 0.1)
+
+    assert await jobs.close_batches() == 1
+
+
+async def test_what_is_urgent_waits_for_nothing(stores: Stores, jobs: Jobs) -> None:
+    await send(stores, "Lint")
+    await send(stores, "Fire", priority="urgent")
+
+    assert await due(stores) == [("ada", "Fire")]
+
+
+async def test_what_was_read_or_taken_back_meanwhile_is_not_said_again(stores: Stores, jobs: Jobs) -> None:
+    lint, tests, _ = [await send(stores, title) for title in ("Lint", "Tests", "Deploy")]
+    await send(stores, "Docs")
+    await stores.inbox.change(person("ada"), "read", [lint])
+    await stores.query("UPDATE notifications SET status = 'recalled' WHERE id = $1", tests)
+    await pass_(stores)
+
+    await jobs.close_batches()
+
+    # The policy ends the two for what they are: each says why in its own record.
+    assert await due(stores) == [("ada", "Lint"), ("ada", "Tests"), ("ada", "Docs (+1)")]
+
+
+async def test_a_batch_that_nobody_closes_is_late_and_not_lost(stores: Stores) -> None:
+    await send(stores, "Lint")
+    await send(stores, "Tests")
+
+    rows = await stores.query(
+        "SELECT state, due_at - now() AS wait, finished_at FROM notification_deliveries"
+    )
+
+    assert {row["state"] for row in rows} == {"deferred"}
+    assert all(WINDOW < row["wait"] < WINDOW + timedelta(minutes=6) for row in rows)
+
+
+async def test_what_comes_while_a_batch_is_closed_opens_the_next(stores: Stores, jobs: Jobs) -> None:
+    """A create that is not committed yet has the batch locked, and so has whoever closes it."""
+    await send(stores, "N0")
+    await pass_(stores)
+    async with stores.database.transaction() as connection:
+        await connection.fetch("SELECT FROM delivery_batches FOR UPDATE")
+        assert await jobs.close_batches() == 0, "somebody joins it"
+    others = [Jobs(stores.database, stores.heard, SystemClock(), JobsSettings()) for _ in range(3)]
+    creates = [send(stores, f"N{number}") for number in range(1, 60)]
+    await asyncio.gather(*creates, *(one.close_batches() for one in others))
+    await pass_(stores)
+    await jobs.close_batches()
+
+    said: list[str] = []
+    for row in await deliveries(stores):
+        if row["state"] != "queued":
+            continue
+        batch = json.loads(row["metadata"]).get("batch")
+        said += [row["title"]] if batch is None else batch["notification_ids"]
+    titles = await stores.query("SELECT id::text AS id, title FROM notifications WHERE metadata::text = '{}'")
+    names = {row["id"]: row["title"] for row in titles}
+    assert sorted(names.get(one, one) for one in said) == sorted(f"N{number}" for number in range(60))
+
+
+async def test_a_scheduled_notification_joins_when_it_is_published(stores: Stores, jobs: Jobs) -> None:
+    await send(stores, "Lint", scheduled_for=datetime.now(UTC) + timedelta(hours=1))
+    assert await stores.query("SELECT FROM delivery_batches") == []
+    await stores.query("UPDATE notifications SET scheduled_for = now()")
+
+    await jobs.publish_due()
+    await send(stores, "Tests")
+    await pass_(stores)
+    await jobs.close_batches()
+
+    assert await due(stores) == [("ada", "Tests (+1)")]
+
+
+async def test_a_long_batch_names_the_latest_and_counts_the_others(stores: Stores, jobs: Jobs) -> None:
+    for number in range(14):
+        await send(stores, f"N{number} {'x' * 252}", Batching(key="k", window=WINDOW), message="word " * 1000)
+    await pass_(stores)
+
+    await jobs.close_batches()
+
+    [one] = [row for row in await deliveries(stores) if row["state"] == "queued"]
+    assert len(one["title"]) == 255
+    assert one["title"].endswith(" (+13)")
+    lines = one["message"].splitlines()
+    assert len(lines) == 11
+    assert lines[0].startswith("• N4 ")
+    assert lines[0].endswith("…")
+    assert lines[-1] == "+ 4"
+
+
+async def test_tenants_do_not_share_batches(stores: Stores, jobs: Jobs) -> None:
+    await send(stores, "Lint")
+    await send(stores, "Tests", tenant_id="hospital")
+    await pass_(stores)
+
+    assert await jobs.close_batches() == 2
+
+    assert TENANT_ID == "school"
+    assert await due(stores) == [("ada", "Lint"), ("ada", "Tests")]
