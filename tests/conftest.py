@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from textwrap import indent
 
 import pytest
 
@@ -41,6 +42,22 @@ def own_postgres() -> Iterator[PostgresServer]:
         yield server
 
 
+# --- What tests have measured ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Says figures that stand at the end of the run, whichever process has found them."""
+    return lambda text: record_property("measured", text)
+
+
+def told(report: object) -> Iterator[str]:
+    if isinstance(report, pytest.TestReport) and report.when == "call":
+        for name, text in report.user_properties:
+            if name == "measured":
+                yield f"{report.nodeid}\n{indent(str(text), '  ')}"
+
+
 # --- CI=true: nothing is skipped -------------------------------------------------------------------------------------
 
 
@@ -54,6 +71,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    figures = [
+        text for reports in terminalreporter.stats.values() for report in reports for text in told(report)
+    ]
+    if figures:
+        terminalreporter.section("measured")
+        terminalreporter.write_line("\n".join(sorted(figures)))
     if count := skipped(config):
         terminalreporter.write_line(f"CI=true and {count} skipped: this machine lacks something", red=True)
 

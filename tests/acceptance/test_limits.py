@@ -182,7 +182,7 @@ async def test_an_address_with_too_many_connections_is_refused_before_the_upgrad
         await asyncio.gather(*(one.leave() for one in here))
 
 
-async def test_a_flood_of_silent_sockets_is_over_within_seconds(database, capsys):
+async def test_a_flood_of_silent_sockets_is_over_within_seconds(database, measured):
     """1,000 that have shaken hands and say nothing, not even when they are told to go."""
     async with nodes(database) as [node]:
         before, began = node.resident_bytes, time.monotonic()
@@ -200,10 +200,9 @@ async def test_a_flood_of_silent_sockets_is_over_within_seconds(database, capsys
         await asyncio.gather(*(one.leave() for one in silent))
         await node.metric_is("websocket_connections_active", lambda count: count == 0)
 
-    with capsys.disabled():
-        print(
-            f"\n  1,000 silent sockets: open in {opened - began:.1f} s, closed {over:.1f} s later, {each:.0f} KiB each"
-        )
+    measured(
+        f"1,000 silent sockets: open in {opened - began:.1f} s, closed {over:.1f} s later, {each:.0f} KiB each"
+    )
     assert {json.loads(text)["code"] for text in told} == {"unauthorized"}
     assert {code for code, _ in closed} == {4408}
     assert over <= 6.5
@@ -281,7 +280,7 @@ class Deaf:
         self._socket.close()
 
 
-async def test_who_never_reads_is_closed_and_the_others_do_not_notice(database, capsys):
+async def test_who_never_reads_is_closed_and_the_others_do_not_notice(database, measured):
     """Each is owed more than the kernel takes for it (tcp_wmem: 4 MiB) and we keep (256 KiB)."""
     count, total, fill = 30, 450, {"fill": "x" * 14_000}
     async with nodes(database, HUB_SLOW_PATIENCE="2") as [node]:
@@ -308,11 +307,10 @@ async def test_who_never_reads_is_closed_and_the_others_do_not_notice(database, 
 
         each = (peak - before) / count / 1024
         late.sort()
-        with capsys.disabled():
-            print(
-                f"\n  {each:.0f} KiB for each of {count} that never read;"
-                f" p99 of the others from request to frame {late[int(len(late) * 0.99)] * 1000:.1f} ms"
-            )
+        measured(
+            f"{each:.0f} KiB for each of {count} that never read;"
+            f" p99 of the others from request to frame {late[int(len(late) * 0.99)] * 1000:.1f} ms"
+        )
         assert each <= 600
         assert late[int(len(late) * 0.99)] < 0.1
         closed = (await node.ask("GET", "/metrics", as_=admin())).text

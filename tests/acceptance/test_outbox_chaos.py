@@ -15,7 +15,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -200,20 +200,20 @@ async def frozen(worker: Node) -> None:
 def report(verdict: Verdict, installed: Installation, seconds: float, done: Counter[str]) -> str:
     faults = installed.ledger.done
     return (
-        f"\n  {len(installed.accepted)} accepted, {installed.ledger.asked} requests to providers in {seconds:.0f} s,"
+        f"{len(installed.accepted)} accepted, {installed.ledger.asked} requests to providers in {seconds:.0f} s,"
         f" {sum(faults.values()) / installed.ledger.asked:.0%} of them with a fault"
-        f"\n  {len(verdict.lost)} lost, {len(verdict.stuck)} stuck, {len(verdict.invented)} invented,"
+        f"\n{len(verdict.lost)} lost, {len(verdict.stuck)} stuck, {len(verdict.invented)} invented,"
         f" {len(verdict.reopened)} reopened, {verdict.dead} dead letters"
-        f"\n  {verdict.repetitions} repetitions at providers, {verdict.unknown} unknown outcomes"
+        f"\n{verdict.repetitions} repetitions at providers, {verdict.unknown} unknown outcomes"
         f" ({verdict.late} of late workers); retaken after {verdict.takeover.total_seconds():.1f} s at most"
         f" ({verdict.slowest}; lease {LEASE.total_seconds():.0f} s)"
-        f"\n  seed {SEED}: {', '.join(f'{count} × {what}' for what, count in sorted((done + faults).items()))}"
+        f"\nseed {SEED}: {', '.join(f'{count} × {what}' for what, count in sorted((done + faults).items()))}"
     )
 
 
 @pytest.mark.slow
 async def test_nothing_accepted_is_lost_and_no_repetition_comes_without_an_unknown_outcome(
-    own_postgres: PostgresServer, capsys: pytest.CaptureFixture[str]
+    own_postgres: PostgresServer, measured: Callable[[str], None]
 ) -> None:
     began = time.monotonic()
     async with installation(own_postgres) as installed:
@@ -226,8 +226,7 @@ async def test_nothing_accepted_is_lost_and_no_repetition_comes_without_an_unkno
 
         verdict = await installed.verdict()
         bugs = [fault for node in (installed.web, *installed.workers) for fault in node.faults()]
-    with capsys.disabled():
-        print(report(verdict, installed, time.monotonic() - began, nemesis.done))
+    measured(report(verdict, installed, time.monotonic() - began, nemesis.done))
     assert verdict.clean, verdict
     assert verdict.repetitions <= verdict.unknown
     assert verdict.takeover <= RETAKEN

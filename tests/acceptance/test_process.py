@@ -373,7 +373,7 @@ async def create(node: Node, title: str) -> list[int]:
 
 
 async def test_a_crash_of_the_database_loses_no_accepted_notification_and_doubles_none(
-    own_postgres, redis, capsys
+    own_postgres, redis, measured
 ):
     await own_postgres.create_template()
     dsn = own_postgres.dsn(TEMPLATE)
@@ -406,16 +406,13 @@ async def test_a_crash_of_the_database_loses_no_accepted_notification_and_double
         assert ada.connected
         assert ada.surprises == []
         assert rows == total == len(set(ada.titles()))
-        with capsys.disabled():
-            refusals = sum(len(statuses) - 1 for statuses in seen)
-            print(
-                f"\n  {total} creates over a crash, {refusals} refused and repeated; ready {ready:.2f} s after"
-            )
+        refusals = sum(len(statuses) - 1 for statuses in seen)
+        measured(f"{total} creates over a crash, {refusals} refused and repeated; ready {ready:.2f} s after")
         assert ready <= 2
         await ada.leave()
 
 
-async def test_a_frozen_database_holds_no_request_for_long_and_cuts_no_socket(own_postgres, redis, capsys):
+async def test_a_frozen_database_holds_no_request_for_long_and_cuts_no_socket(own_postgres, redis, measured):
     await own_postgres.create_template()
     loop = asyncio.get_running_loop()
     async with nodes(own_postgres.dsn(TEMPLATE), redis=redis, allow_faults=True) as [node]:
@@ -450,8 +447,7 @@ async def test_a_frozen_database_holds_no_request_for_long_and_cuts_no_socket(ow
         await ada.has("Thawed")
         normal = loop.time() - thawed
 
-        with capsys.disabled():
-            print(f"\n  the longest of {len(took)} requests {max(took):.2f} s; normal {normal:.2f} s after")
+        measured(f"the longest of {len(took)} requests {max(took):.2f} s; normal {normal:.2f} s after")
         assert set(statuses) == {503}
         assert max(took) <= 3.5
         assert normal <= 2

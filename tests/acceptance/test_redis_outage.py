@@ -61,7 +61,7 @@ async def send(
     return committed, took
 
 
-async def test_everything_arrives_without_redis_and_live_again_when_it_is_back(two, redis, capsys):
+async def test_everything_arrives_without_redis_and_live_again_when_it_is_back(two, redis, measured):
     one, other = two
     loop = asyncio.get_running_loop()
     async with await Client("ada").connect(other) as ada:
@@ -83,18 +83,17 @@ async def test_everything_arrives_without_redis_and_live_again_when_it_is_back(t
         await ada.has(*committed)
         again = percentile([ada.arrivals[title] - at for title, at in committed.items()], 0.99)
 
-    with capsys.disabled():
-        print(
-            f"\n  commit to client, p99: {live:.3f} s with Redis, {without:.3f} s without, {again:.3f} s after;"
-            f" live again {restored:.2f} s after Redis"
-        )
+    measured(
+        f"commit to client, p99: {live:.3f} s with Redis, {without:.3f} s without, {again:.3f} s after;"
+        f" live again {restored:.2f} s after Redis"
+    )
     assert ada.surprises == []
     assert without <= 2.5
     assert restored <= 3
     assert again <= 0.5
 
 
-async def test_requests_and_handshakes_do_not_wait_for_a_frozen_redis(two, redis, capsys):
+async def test_requests_and_handshakes_do_not_wait_for_a_frozen_redis(two, redis, measured):
     one, other = two
     _, normal = await send(one, "Before", 100)
 
@@ -115,8 +114,7 @@ async def test_requests_and_handshakes_do_not_wait_for_a_frozen_redis(two, redis
     await ada.leave()
 
     before, during = percentile(normal, 0.99), percentile(frozen, 0.99)
-    with capsys.disabled():
-        print(f"\n  create p99: {before * 1000:.1f} ms with Redis, {during * 1000:.1f} ms with Redis frozen")
+    measured(f"create p99: {before * 1000:.1f} ms with Redis, {during * 1000:.1f} ms with Redis frozen")
     assert health.status_code == 200
     assert during <= 1.5 * before + 0.05
     assert ada.surprises == []
@@ -152,7 +150,7 @@ async def test_a_redis_that_is_killed_and_comes_back_empty_loses_nothing(two, re
 # --- A publish that never happens ------------------------------------------------------------------------------------
 
 
-async def test_a_commit_that_nobody_is_told_of_arrives_within_2_seconds(database, redis, capsys):
+async def test_a_commit_that_nobody_is_told_of_arrives_within_2_seconds(database, redis, measured):
     async with nodes(database, 2, redis=redis, HUB_FAILPOINTS="publish_never_happens") as [one, other]:
         async with await Client("ada").connect(one) as here, await Client("ada").connect(other) as there:
             committed, _ = await send(one, "Untold", 40, pause=0.05)
@@ -163,8 +161,7 @@ async def test_a_commit_that_nobody_is_told_of_arrives_within_2_seconds(database
             assert here.connected
             assert there.connected
 
-    with capsys.disabled():
-        print(f"\n  commit without a publish, to the client: at most {max(late):.2f} s")
+    measured(f"commit without a publish, to the client: at most {max(late):.2f} s")
     assert here.surprises == there.surprises == []
     assert max(late) <= 2
 
@@ -209,7 +206,7 @@ async def publisher(dsn: str, redis: RedisServer) -> Any:
 
 
 async def test_a_client_that_joins_2000_publications_a_second_is_live_within_a_second(
-    database, redis, capsys
+    database, redis, measured
 ):
     loop = asyncio.get_running_loop()
     async with (
@@ -241,10 +238,7 @@ async def test_a_client_that_joins_2000_publications_a_second_is_live_within_a_s
         for client in (ada, bob):
             await client.until(lambda client=client: client.state.positions["tenant"] == position)
 
-    with capsys.disabled():
-        print(
-            f"\n  joined {rate} publications/s, 2,000 and more behind, in {took:.2f} s; then {behind} behind"
-        )
+    measured(f"joined {rate} publications/s, 2,000 and more behind, in {took:.2f} s; then {behind} behind")
     assert ada.surprises == bob.surprises == []
     assert rate > 1500
     assert took <= 1

@@ -141,7 +141,7 @@ def redis():
 
 
 @pytest.mark.slow
-async def test_nothing_acknowledged_is_lost_doubled_or_out_of_order(own_postgres, redis, capsys):
+async def test_nothing_acknowledged_is_lost_doubled_or_out_of_order(own_postgres, redis, measured):
     await own_postgres.create_template()
     async with nodes(own_postgres.dsn(TEMPLATE), 2, redis=redis, allow_faults=True) as pair:
         nemesis = Nemesis(pair, redis, own_postgres, SEED)
@@ -149,13 +149,12 @@ async def test_nothing_acknowledged_is_lost_doubled_or_out_of_order(own_postgres
         verdict, producer = await trial(pair, redis, lambda: nemesis.rage(SECONDS))
 
         bugs = [fault for node in pair for fault in node.faults() if "Traceback" in fault]
-    with capsys.disabled():
-        did = ", ".join(f"{count} × {what}" for what, count in sorted(nemesis.done.items()))
-        print(
-            f"\n  {len(producer.acknowledged)} acknowledged ({producer.repeated} repeats) to {PEOPLE * DEVICES} devices:"
-            f" {len(verdict.lost)} lost, {len(verdict.doubled)} doubled, {len(verdict.out_of_order)} out of order"
-            f"\n  seed {SEED}: {did}"
-        )
+    did = ", ".join(f"{count} × {what}" for what, count in sorted(nemesis.done.items()))
+    measured(
+        f"{len(producer.acknowledged)} acknowledged ({producer.repeated} repeats) to {PEOPLE * DEVICES} devices:"
+        f" {len(verdict.lost)} lost, {len(verdict.doubled)} doubled, {len(verdict.out_of_order)} out of order"
+        f"\nseed {SEED}: {did}"
+    )
     assert verdict.clean, verdict
     assert len(nemesis.done) == 5 or SECONDS < 20
     assert not bugs, "\n".join(bugs)
