@@ -57,7 +57,8 @@ _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _VERSION = re.compile(r"v-[0-9a-f]{16}\Z")
 _COMMENT = re.compile(
     r"^[ \t]*(?:/\*(?:(?!\*/).)*\*/|//[^\n]*)$"  # lines of their own
-    r"|(?<=[\]),;{}]) // [^\n]*$",  # after code
+    r"|(?<=[\]),;{}]) // [^\n]*$"  # after code
+    r"|^ +",
     re.MULTILINE | re.DOTALL,
 )
 
@@ -74,8 +75,9 @@ class File:
 
 def without_comments(source: str) -> str:
     """
-    JavaScript or CSS as browsers get it. Every line keeps its number, so that an error points at the
-    source. Good for our own files only: none has a string that looks like a comment.
+    JavaScript or CSS as browsers get it, without indentation too. Every line keeps its number, so that an
+    error points at the source. Good for our own files only: none has a string that looks like a comment, or
+    one over several lines in which blanks count.
     """
     return _COMMENT.sub(lambda found: "\n" * found[0].count("\n"), source)
 

@@ -268,11 +268,62 @@ export interface Push {
   }>;
 }
 
+export type DigestFrequency = "daily" | "weekdays" | "weekly" | "hourly" | "off";
+
+/** What a person wants of their digest (docs/digest.md). */
+export interface DigestSettings {
+  is_enabled: boolean;
+  /** HH:MM of the wall clock; of an hourly digest only the minute of the first counts. */
+  delivery_times: string[];
+  /** Of IANA's. */
+  timezone: string;
+  frequency: DigestFrequency;
+  /** Of a weekly digest: 0 is Monday. */
+  weekly_day: number | null;
+  /** null: every type. */
+  include_types: string[] | null;
+  exclude_types: string[];
+  exclude_weekends: boolean;
+  min_priority: Priority;
+  unread_only: boolean;
+  channels: string[];
+}
+
+export interface DigestRun {
+  date: string;
+  slot: number;
+  at: string;
+  /** What the person's clock shows then, without an offset. */
+  local: string;
+  utc_offset: string;
+  /** Their clocks change on this date. */
+  is_clock_change: boolean;
+}
+
+/** One's own digest. */
+export interface Digest {
+  get(options?: Cancellable): Promise<DigestSettings & { delivery_time: string; next_run: DigestRun | null }>;
+  /** In place of all that was set; what is left out is as by default. What get() gave may be changed and put back. */
+  put(settings: Partial<DigestSettings> & { delivery_time?: string }, options?: Cancellable): ReturnType<Digest["get"]>;
+  /** What it would say if it were due now. Nothing is sent or moved. */
+  preview(options?: Cancellable): Promise<{ total: number; unread: number; digest: Record<string, unknown> }>;
+  /** The next ten; with `days`, up to 400, all within so many. */
+  nextRuns(options?: Cancellable & { days?: number }): Promise<{ timezone: string; runs: DigestRun[] }>;
+  /** What waits for the next one, the newest first; `limit` up to 200, 50 where it is not given. */
+  pending(options?: Cancellable & { limit?: number }): Promise<{
+    total: number;
+    items: (Pick<Notification, "id" | "title" | "notification_type" | "priority" | "created_at"> & { read: boolean })[];
+  }>;
+  /** All of it stands in the next one too. Rejects with `conflict` where nothing has come in. */
+  sendNow(options?: Cancellable): Promise<Notification>;
+}
+
 export interface Hub extends Emitter<HubEvents> {
   readonly state: StateOf;
   readonly inbox: Inbox;
   readonly topics: Topics;
   readonly push: Push;
+  readonly digest: Digest;
   readonly channels: {
     /** Settles when the server has agreed. A signal that aborts later unsubscribes. */
     subscribe(channel: string, options?: SubscribeOptions): Promise<Subscription>;
@@ -293,12 +344,14 @@ export interface Hub extends Emitter<HubEvents> {
 
 /** Every failure a call can meet. */
 export class HubError extends Error {
-  constructor(code: string, message?: string, options?: { status?: number; retryAfterMs?: number; cause?: unknown });
+  constructor(code: string, message?: string, options?: { status?: number; retryAfterMs?: number; details?: { path: string; message: string }[]; cause?: unknown });
   /** A row of docs/errors.md; or offline, timeout, network, no_token, signed_out, unsupported, refused; or a reason of push.enable(). */
   readonly code: string;
   /** Of the HTTP answer, or 0. */
   readonly status: number;
   readonly retryAfterMs: number;
+  /** Of `invalid`: every member of the body that is at fault, and why. */
+  readonly details: readonly { path: string; message: string }[];
 }
 
 /** A hub that is not connected yet. */

@@ -45,10 +45,10 @@ const KINDS = new Set(["notification", "updated", "recalled", ...Object.keys(CHA
 
 /** Every failure a caller can meet; `code` is a row of docs/errors.md, or offline, timeout, network. */
 export class HubError extends Error {
-  constructor(code, message = code, { status = 0, retryAfterMs = 0, cause } = {}) {
+  constructor(code, message = code, { status = 0, retryAfterMs = 0, details = [], cause } = {}) {
     super(message, { cause });
     this.name = "HubError";
-    Object.assign(this, { code, status, retryAfterMs });
+    Object.assign(this, { code, status, retryAfterMs, details });
   }
 }
 
@@ -394,6 +394,9 @@ class Hub extends Emitter {
       const asked = isClick && globalThis.Notification?.requestPermission(); // now: a click does not last
       return push("enable")({ ...options, asked });
     };
+    const digest = (name) => (...values) => import("./digest.js").then(({ Digest }) => new Digest(this)[name](...values));
+    const names = ["get", "put", "preview", "nextRuns", "pending", "sendNow"];
+    this.digest = Object.fromEntries(names.map((name) => [name, digest(name)]));
     try {
       if (localStorage["carillon.push"]) this.#pusher(); // enabled here
     } catch {} // no page, or one that may store nothing
@@ -839,9 +842,9 @@ class Hub extends Emitter {
     const isJson = /\bjson\b/.test(answer.headers.get("content-type"));
     value = isJson && value ? JSON.parse(value) : {};
     if (answer.ok) return value;
-    const { error = { 401: "unauthorized", 403: "forbidden" }[answer.status] ?? "refused", detail, title } = value;
+    const { error = { 401: "unauthorized", 403: "forbidden" }[answer.status] ?? "refused", detail, title, details } = value;
     const retryAfterMs = Number(answer.headers.get("retry-after")) * 1_000 || 0;
-    throw new HubError(error, detail ?? title, { status: answer.status, retryAfterMs });
+    throw new HubError(error, detail ?? title, { status: answer.status, retryAfterMs, details });
   }
 
   async #refresh() {

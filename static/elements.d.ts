@@ -1,6 +1,6 @@
 /** Types of elements.js, Carillon's web components. How they are used: docs/elements.md. */
 
-import type { Hub, HubOptions, Notification } from "./client.js";
+import type { DigestSettings, Hub, HubOptions, Notification } from "./client.js";
 
 /** A text, or one by plural category (zero, one, two, few, many, other); `{count}`, `{title}` … are put in. */
 export type Text = string | Partial<Record<Intl.LDMLPluralRule, string>>;
@@ -10,6 +10,8 @@ export interface Texts {
   [key: string]: Text | Record<string, string> | undefined;
   types?: Record<string, string>;
   channels?: Record<string, string>;
+  /** Of notify-digest-settings; static/digest-settings.js has them all in English. */
+  digest?: Record<string, string | Record<string, string>>;
 }
 
 /** By language. English is there; another joins when it is wanted or when you add it. */
@@ -80,6 +82,17 @@ export class NotifyPreferences extends HTMLElement {
 }
 export interface NotifyPreferences extends NotifyElement {}
 
+/** When the digest comes and what stands in it, when the next ones come, and what waits for them. */
+export class NotifyDigestSettings extends HTMLElement {
+  /** Attribute `types`, with blanks between: kinds to choose from, beside those that are chosen. */
+  types: readonly string[];
+  /** Attribute `channels`, with blanks between. null: in_app push email sms whatsapp telegram. */
+  channels: readonly string[] | null;
+  /** Read everything again. */
+  reload(): Promise<void>;
+}
+export interface NotifyDigestSettings extends NotifyElement {}
+
 export interface NotifyEvents {
   /** A notification was clicked. Cancelled, it is neither marked read nor followed to its link. */
   "notify-click": CustomEvent<{ notification: Notification; link: string | null }>;
@@ -100,6 +113,12 @@ export interface NotifyEvents {
   "notify-toast": CustomEvent<{ notification: Notification }>;
   /** Preferences were saved. */
   "notify-change": CustomEvent<{ matrix: Record<string, Record<string, boolean>> }>;
+  /** Settings of the digest are about to be saved. Cancelled, the changes are taken back. */
+  "notify-save": CustomEvent<{ settings: DigestSettings; changes: Partial<DigestSettings> }>;
+  /** Settings of the digest were saved. */
+  "notify-digest": CustomEvent<{ settings: DigestSettings }>;
+  /** A digest is asked for now. Cancelled, none is sent. */
+  "notify-send": CustomEvent<{ settings: DigestSettings }>;
 }
 
 declare global {
@@ -108,6 +127,7 @@ declare global {
     "notify-inbox": NotifyInbox;
     "notify-toasts": NotifyToasts;
     "notify-preferences": NotifyPreferences;
+    "notify-digest-settings": NotifyDigestSettings;
   }
   interface HTMLElementEventMap extends NotifyEvents {}
 }

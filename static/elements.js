@@ -1,5 +1,6 @@
 /**
- * <notify-bell>, <notify-inbox>, <notify-toasts> and <notify-preferences>: what people see of a hub (client.js).
+ * <notify-bell>, <notify-inbox>, <notify-toasts>, <notify-preferences> and <notify-digest-settings>: what people see of
+ * a hub (client.js).
  * How they are used: docs/elements.md; their types: elements.d.ts; the same for editors: custom-elements.json.
  * No dependency, no build step, safe to import anywhere. No markup is ever made of text, so that any content
  * security policy will do, one with trusted types too.
@@ -116,6 +117,9 @@ function put(element, key, value) {
   if (value === null || value === undefined || value === false) element.removeAttribute(key);
   else if (element.getAttribute(key) !== String(value)) element.setAttribute(key, value === true ? "" : value);
 }
+
+/** The words of an attribute. */
+const words = (element, name) => element.getAttribute(name)?.split(/[\s,]+/).filter(Boolean);
 
 function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
@@ -1275,19 +1279,7 @@ export class NotifyToasts extends NotifyElement {
 
 // -- Preferences --------------------------------------------------------------------------------------
 
-const PREFERENCES_CSS = `
-[part~="preferences"] { display: grid; grid-template-columns: minmax(0, 1fr); gap: 1.25rem; }
-[part~="preferences"]:focus { outline: none; }
-section { display: grid; grid-template-columns: minmax(0, 1fr); gap: .5rem; }
-.scroll { overflow-x: auto; }
-table { width: 100%; border-collapse: collapse; font-size: .9375rem; }
-th { padding: .5rem; font-weight: 500; text-align: start; }
-thead th { color: var(--_muted); font-size: .8125rem; text-align: center; white-space: nowrap; }
-tbody th { min-width: 7rem; padding-inline-start: 0; overflow-wrap: anywhere; }
-td { padding: .375rem .5rem; text-align: center; }
-tbody tr { border-block-start: 1px solid var(--_border); }
-ul { list-style: none; }
-li { display: flex; align-items: center; justify-content: space-between; gap: .75rem; padding-block: .375rem; border-block-start: 1px solid var(--_border); }
+const SWITCH_CSS = `
 [part~="switch"] {
   appearance: none;
   position: relative;
@@ -1314,8 +1306,23 @@ li { display: flex; align-items: center; justify-content: space-between; gap: .7
 [part~="switch"]:checked { border-color: var(--_accent); background: var(--_accent); }
 [part~="switch"]:checked::before { inset-inline-start: 1.1875rem; background: var(--_on-accent); }
 [part~="switch"]:disabled { opacity: .5; cursor: default; }
-[part~="ask"] { display: grid; gap: .75rem; padding: .875rem 1rem; border: 1px solid var(--_border); border-radius: var(--_radius); background: var(--_unread); }
 @media (forced-colors: active) { [part~="switch"] { appearance: auto; } [part~="switch"]::before { display: none; } }
+`;
+
+const PREFERENCES_CSS = `${SWITCH_CSS}
+[part~="preferences"] { display: grid; grid-template-columns: minmax(0, 1fr); gap: 1.25rem; }
+[part~="preferences"]:focus { outline: none; }
+section { display: grid; grid-template-columns: minmax(0, 1fr); gap: .5rem; }
+.scroll { overflow-x: auto; }
+table { width: 100%; border-collapse: collapse; font-size: .9375rem; }
+th { padding: .5rem; font-weight: 500; text-align: start; }
+thead th { color: var(--_muted); font-size: .8125rem; text-align: center; white-space: nowrap; }
+tbody th { min-width: 7rem; padding-inline-start: 0; overflow-wrap: anywhere; }
+td { padding: .375rem .5rem; text-align: center; }
+tbody tr { border-block-start: 1px solid var(--_border); }
+ul { list-style: none; }
+li { display: flex; align-items: center; justify-content: space-between; gap: .75rem; padding-block: .375rem; border-block-start: 1px solid var(--_border); }
+[part~="ask"] { display: grid; gap: .75rem; padding: .875rem 1rem; border: 1px solid var(--_border); border-radius: var(--_radius); background: var(--_unread); }
 `;
 
 const CHANNELS = ["push", "email", "sms", "whatsapp", "telegram"];
@@ -1339,14 +1346,12 @@ export class NotifyPreferences extends NotifyElement {
   #last = Promise.resolve(); // one change after the other
 
   /** Kinds of notifications that have a line of their own, beside those for which something is set. */
-  get types() { return this.#words("types") ?? []; }
+  get types() { return words(this, "types") ?? []; }
   set types(types) { put(this, "types", types?.join(" ") || null); }
 
   /** The ways that are shown; push, email, sms, whatsapp and telegram where it is not set. */
-  get channels() { return this.#words("channels") ?? CHANNELS; }
+  get channels() { return words(this, "channels") ?? CHANNELS; }
   set channels(channels) { put(this, "channels", channels?.join(" ") || null); }
-
-  #words(name) { return this.getAttribute(name)?.split(/[\s,]+/).filter(Boolean); }
 
   build() {
     const p = this.#parts;
@@ -1569,11 +1574,63 @@ export class NotifyPreferences extends NotifyElement {
   }
 }
 
+// -- The digest ---------------------------------------------------------------------------------------
+
+/** <notify-digest-settings>: when the digest comes and what stands in it. What it shows is a file of its own. */
+export class NotifyDigestSettings extends NotifyElement {
+  static observedAttributes = [...NotifyElement.observedAttributes, "types", "channels"];
+  static css = SWITCH_CSS;
+  #root = null;
+  #form = null; // once its file is here
+  #attached = null;
+
+  /** Kinds of notifications to choose from, beside those that are chosen. */
+  get types() { return words(this, "types") ?? []; }
+  set types(types) { put(this, "types", types?.join(" ") || null); }
+
+  /** The ways to choose from; in_app, push, email, sms, whatsapp and telegram where it is not set. */
+  get channels() { return words(this, "channels") ?? null; }
+  set channels(channels) { put(this, "channels", channels?.join(" ") || null); }
+
+  build() {
+    this.#root = make("div", { part: "digest", role: "group", "aria-labelledby": "heading", tabindex: "-1" });
+    return [this.#root];
+  }
+
+  attach(hub, signal) {
+    this.#attached = { hub, signal };
+    this.reload();
+  }
+
+  /** Read everything again. */
+  async reload() {
+    const attached = this.#attached;
+    try {
+      const { DigestForm, css, english } = await import("./digest-settings.js");
+      texts.en.digest ??= english;
+      if (!this.#form) {
+        this.#root.replaceChildren();
+        this.shadowRoot.adoptedStyleSheets.push(sheet(css));
+        this.#form = new DigestForm(this, this.#root, { make, put, say, button });
+      }
+    } catch (error) {
+      this.#root.replaceChildren(make("p", { role: "alert" }, this.t("unreadable")), button("retry", () => this.reload(), this.t("retry")));
+      return this.fail(error);
+    }
+    if (!attached || attached !== this.#attached || attached.signal.aborted) return;
+    await (attached.isShown ? this.#form.reload() : this.#form.attach(attached.hub, attached.signal));
+    attached.isShown = true;
+  }
+
+  draw() { this.#form?.draw(); }
+}
+
 const ELEMENTS = {
   "notify-bell": NotifyBell,
   "notify-inbox": NotifyInbox,
   "notify-toasts": NotifyToasts,
   "notify-preferences": NotifyPreferences,
+  "notify-digest-settings": NotifyDigestSettings,
 };
 
 /* Two copies of this file on one page: the first holds. */

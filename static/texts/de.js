@@ -18,4 +18,17 @@ export default {
   pushDenied: "Ihr Browser lehnt Benachrichtigungen dieser Seite ab. Erlauben Sie sie in seinen Einstellungen für diese Seite.",
   pushUnsupported: "Dieser Browser kann bei geschlossener Seite nichts empfangen.",
   pushInstall: "Auf iPhone und iPad: „Teilen“ antippen, dann „Zum Home-Bildschirm“, und von dort öffnen.",
+  digest: {
+    heading: "Zusammenfassung", on: "Schicken Sie mir eine Zusammenfassung dessen, was kam", frequency: "Wie oft",
+    frequencies: { daily: "Jeden Tag", weekdays: "An Arbeitstagen", weekly: "Einmal in der Woche", hourly: "Jede Stunde von 8 bis 20 Uhr", off: "Nur wenn ich darum bitte" },
+    day: "Am", times: "Um", time: "Uhrzeit {number}", hourly: "Von dieser Uhrzeit zählt die Minute.", addTime: "Uhrzeit hinzufügen", removeTime: "{time} entfernen",
+    zone: "Zeitzone", device: "Die dieses Geräts nehmen: {zone}", moved: "Sie sind wohl anderswo. {zone} nehmen",
+    weekends: "Nicht am Wochenende", channels: "Per", inApp: "Posteingang", priority: "Ab dieser Priorität",
+    priorities: { low: "Niedrig: alles", normal: "Normal", high: "Wichtig", urgent: "Nur Dringendes" },
+    include: "Nur diese Arten", includeHint: "Ist keine gewählt, sind es alle.", exclude: "Diese Arten nie", another: "Weitere Art", add: "Hinzufügen",
+    unreadOnly: "Nur was ich nicht gelesen habe", next: "Die nächsten", none: "Es steht keine an.", clocks: "An diesem Tag werden die Uhren umgestellt",
+    pending: "Wartet auf die nächste: {count}", more: "und {count} weitere", nothing: "Seit der letzten ist nichts gekommen.",
+    preview: "Was jetzt darin stünde", total: "Benachrichtigungen: {count}", unread: "Ungelesen: {count}", byType: "Nach Art",
+    sendNow: "Jetzt eine schicken", sent: "Sie ist unterwegs.", marked: "Noch nicht gespeichert: etwas ist markiert.",
+  },
 };

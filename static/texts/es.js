@@ -18,4 +18,17 @@ export default {
   pushDenied: "Tu navegador rechaza las notificaciones de este sitio. Permítelas en sus ajustes para este sitio y vuelve.",
   pushUnsupported: "Este navegador no puede recibir nada con la página cerrada.",
   pushInstall: "En un iPhone o iPad: toca Compartir, luego «Añadir a pantalla de inicio», y ábrela desde allí.",
+  digest: {
+    heading: "Resumen", on: "Enviarme un resumen de lo que ha llegado", frequency: "Con qué frecuencia",
+    frequencies: { daily: "Todos los días", weekdays: "Los días laborables", weekly: "Una vez por semana", hourly: "Cada hora, de 8 a 20", off: "Solo cuando lo pida" },
+    day: "El", times: "A las", time: "Hora {number}", hourly: "De esta hora cuentan los minutos.", addTime: "Añadir una hora", removeTime: "Quitar {time}",
+    zone: "Zona horaria", device: "Usar la de este dispositivo: {zone}", moved: "Parece que está en otro lugar. Usar {zone}",
+    weekends: "No los fines de semana", channels: "Por", inApp: "Bandeja de entrada", priority: "Desde esta prioridad",
+    priorities: { low: "Baja: todo", normal: "Normal", high: "Alta", urgent: "Solo lo urgente" },
+    include: "Solo estos tipos", includeHint: "Si no elige ninguno, son todos.", exclude: "Nunca estos tipos", another: "Otro tipo", add: "Añadir",
+    unreadOnly: "Solo lo que no he leído", next: "Los próximos", none: "No hay ninguno previsto.", clocks: "Ese día cambia la hora",
+    pending: "A la espera del próximo: {count}", more: "y {count} más", nothing: "No ha llegado nada desde el último.",
+    preview: "Lo que diría ahora", total: "Notificaciones: {count}", unread: "Sin leer: {count}", byType: "Por tipo",
+    sendNow: "Enviarme uno ahora", sent: "Está en camino.", marked: "Aún no guardado: hay algo señalado.",
+  },
 };

@@ -18,4 +18,17 @@ export default {
   pushDenied: "Votre navigateur refuse les notifications de ce site. Autorisez-les dans ses réglages pour ce site, puis revenez.",
   pushUnsupported: "Ce navigateur ne peut rien recevoir lorsque la page est fermée.",
   pushInstall: "Sur iPhone ou iPad : touchez Partager, puis « Sur l’écran d’accueil », et ouvrez la page de là.",
+  digest: {
+    heading: "Résumé", on: "M’envoyer un résumé de ce qui est arrivé", frequency: "À quelle fréquence",
+    frequencies: { daily: "Tous les jours", weekdays: "Les jours ouvrés", weekly: "Une fois par semaine", hourly: "Toutes les heures, de 8 h à 20 h", off: "Seulement quand je le demande" },
+    day: "Le", times: "À", time: "Heure {number}", hourly: "De cette heure, seules comptent les minutes.", addTime: "Ajouter une heure", removeTime: "Retirer {time}",
+    zone: "Fuseau horaire", device: "Prendre celui de cet appareil : {zone}", moved: "Vous semblez être ailleurs. Prendre {zone}",
+    weekends: "Pas le week-end", channels: "Par", inApp: "Boîte de réception", priority: "À partir de cette priorité",
+    priorities: { low: "Basse : tout", normal: "Normale", high: "Importante", urgent: "Urgences seulement" },
+    include: "Seulement ces types", includeHint: "Si aucun n’est choisi, ils y sont tous.", exclude: "Jamais ces types", another: "Autre type", add: "Ajouter",
+    unreadOnly: "Seulement ce que je n’ai pas lu", next: "Les prochains", none: "Aucun n’est prévu.", clocks: "Changement d’heure ce jour-là",
+    pending: "En attente du prochain : {count}", more: "et {count} autres", nothing: "Rien n’est arrivé depuis le dernier.",
+    preview: "Ce qu’il dirait maintenant", total: "Notifications : {count}", unread: "Non lues : {count}", byType: "Par type",
+    sendNow: "M’en envoyer un maintenant", sent: "Il est en route.", marked: "Pas encore enregistré : un champ est signalé.",
+  },
 };

@@ -18,4 +18,17 @@ export default {
   pushDenied: "O navegador recusa as notificações deste site. Permita-as nas definições do site e volte.",
   pushUnsupported: "Este navegador não recebe nada com a página fechada.",
   pushInstall: "No iPhone ou iPad: toque em Partilhar, depois em “Adicionar ao ecrã principal”, e abra a partir daí.",
+  digest: {
+    heading: "Resumo", on: "Enviar-me um resumo do que chegou", frequency: "Com que frequência",
+    frequencies: { daily: "Todos os dias", weekdays: "Nos dias úteis", weekly: "Uma vez por semana", hourly: "De hora a hora, das 8 às 20", off: "Só quando eu pedir" },
+    day: "Em", times: "Às", time: "Hora {number}", hourly: "Desta hora contam os minutos.", addTime: "Adicionar uma hora", removeTime: "Retirar {time}",
+    zone: "Fuso horário", device: "Usar o deste dispositivo: {zone}", moved: "Parece estar noutro lugar. Usar {zone}",
+    weekends: "Não aos fins de semana", channels: "Por", inApp: "Caixa de entrada", priority: "A partir desta prioridade",
+    priorities: { low: "Baixa: tudo", normal: "Normal", high: "Alta", urgent: "Só o urgente" },
+    include: "Só estes tipos", includeHint: "Sem nenhum escolhido, são todos.", exclude: "Nunca estes tipos", another: "Outro tipo", add: "Adicionar",
+    unreadOnly: "Só o que não li", next: "Os próximos", none: "Nenhum está previsto.", clocks: "Nesse dia muda a hora",
+    pending: "À espera do próximo: {count}", more: "e mais {count}", nothing: "Nada chegou desde o último.",
+    preview: "O que diria agora", total: "Notificações: {count}", unread: "Por ler: {count}", byType: "Por tipo",
+    sendNow: "Enviar-me um agora", sent: "Está a caminho.", marked: "Ainda não guardado: algo está assinalado.",
+  },
 };

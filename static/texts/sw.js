@@ -18,4 +18,17 @@ export default {
   pushDenied: "Kivinjari chako kinakataa arifa za tovuti hii. Ziruhusu kwenye mipangilio yake, kisha urudi.",
   pushUnsupported: "Kivinjari hiki hakiwezi kupokea arifa ukurasa ukiwa umefungwa.",
   pushInstall: "Kwenye iPhone au iPad: gusa Shiriki, kisha “Ongeza kwenye Skrini ya Mwanzo”, na ufungue kutoka hapo.",
+  digest: {
+    heading: "Muhtasari", on: "Nitumie muhtasari wa yaliyoingia", frequency: "Mara ngapi",
+    frequencies: { daily: "Kila siku", weekdays: "Siku za kazi", weekly: "Mara moja kwa wiki", hourly: "Kila saa, kuanzia 8:00 hadi 20:00", off: "Ninapoomba tu" },
+    day: "Siku ya", times: "Saa", time: "Saa ya {number}", hourly: "Dakika za saa hii ndizo zinazohesabiwa.", addTime: "Ongeza saa", removeTime: "Ondoa {time}",
+    zone: "Ukanda wa saa", device: "Tumia wa kifaa hiki: {zone}", moved: "Inaonekana uko mahali pengine. Tumia {zone}",
+    weekends: "Si wikendi", channels: "Kwa", inApp: "Kikasha", priority: "Kuanzia kipaumbele hiki",
+    priorities: { low: "Cha chini: yote", normal: "Cha kawaida", high: "Muhimu", urgent: "Ya dharura tu" },
+    include: "Aina hizi tu", includeHint: "Usipochagua yoyote, ni zote.", exclude: "Aina hizi kamwe", another: "Aina nyingine", add: "Ongeza",
+    unreadOnly: "Nisiyoyasoma tu", next: "Zinazofuata", none: "Hakuna unaotarajiwa.", clocks: "Saa hubadilishwa siku hii",
+    pending: "Inayosubiri muhtasari ujao: {count}", more: "na nyingine {count}", nothing: "Hakuna kilichoingia tangu wa mwisho.",
+    preview: "Ungesema nini sasa", total: "Arifa: {count}", unread: "Hazijasomwa: {count}", byType: "Kwa aina",
+    sendNow: "Nitumie mmoja sasa", sent: "Uko njiani.", marked: "Bado haijahifadhiwa: kuna kilichowekwa alama.",
+  },
 };

@@ -85,10 +85,55 @@ async def draw(browser: Browser, look: str) -> None:
         await page.close()
 
 
+async def draw_digest(browser: Browser, look: str) -> None:
+    language, direction, told = LOOKS[look]
+    kinds = ["signature_request", "assessment_complete", "maintenance"]
+    body = f'<notify-digest-settings types="{" ".join(kinds)}"></notify-digest-settings>'
+    server = ElementsServer(body, lang=language, direction=direction)
+    server.digest |= {
+        "delivery_times": ["07:00", "17:30"],
+        "exclude_types": ["maintenance"],
+        "channels": ["in_app", "email", "push"],
+    }
+    server.runs = [
+        {
+            "at": f"2027-03-{day}T05:00:00Z",
+            "local": f"2027-03-{day}T{time}",
+            "is_clock_change": day == 28,
+        }
+        for day in range(27, 32)
+        for time in ("07:00", "17:30")
+    ]
+    server.waiting = [
+        {"title": title, "notification_type": kind} for (title, *_), kind in zip(told, kinds, strict=False)
+    ]
+    async with server.serve():
+        page = await browser.new_page(
+            viewport={"width": 640, "height": 900},
+            color_scheme="dark" if look == "dark" else "light",
+            device_scale_factor=2,
+            reduced_motion="reduce",
+            timezone_id="America/New_York",
+        )
+        await page.goto(server.url)
+        await page.locator("html[data-ready]").wait_for()
+        await page.evaluate(PLACED.replace("display: flex; justify-content: end;", ""))
+        if look == "rtl":
+            names = {kind: told[place][2] for place, kind in enumerate(kinds)}
+            await page.evaluate(
+                "(types) => { document.querySelector('notify-digest-settings').texts = { types }; }", names
+            )
+        await expect(page.locator("[part~=run]")).to_have_count(10)
+        await expect(page.locator("[part~=pending-item]")).to_have_count(3)
+        await page.screenshot(path=IMAGES / f"digest-settings-{look}.png", full_page=True)
+        await page.close()
+
+
 async def main() -> None:
     async with chromium() as browser:
         for look in LOOKS:
             await draw(browser, look)
+            await draw_digest(browser, look)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -12,6 +13,22 @@ from app.console import POLICY, console_routes
 from tests.acceptance.sdk_server import SdkServer, problem
 
 PREFERENCES = "/api/v1/preferences"
+DIGEST = "/api/v1/digest"
+DIGEST_SETTINGS: dict[str, Any] = {
+    "is_enabled": True,
+    "delivery_time": "07:00",
+    "delivery_times": ["07:00"],
+    "timezone": "Europe/Berlin",
+    "frequency": "daily",
+    "weekly_day": None,
+    "include_types": None,
+    "exclude_types": [],
+    "exclude_weekends": False,
+    "min_priority": "low",
+    "unread_only": False,
+    "channels": ["in_app", "email"],
+    "next_run": None,
+}
 CHANNELS = ("push", "email", "sms", "whatsapp", "telegram", "webhook")
 
 PAGE = """<!doctype html>
@@ -42,7 +59,7 @@ import { languages, texts, useHub } from "/static/elements.js";
 window.broken = [];
 addEventListener("securitypolicyviolation", ({ violatedDirective }) => broken.push(violatedDirective));
 window.events = [];
-for (const type of ["click", "action", "error", "open", "close", "count", "toast", "change"]) {
+for (const type of ["click", "action", "error", "open", "close", "count", "toast", "change", "save", "digest", "send"]) {
   document.addEventListener(`notify-${type}`, (event) => events.push([event.type, event.detail]));
 }
 Object.assign(window, { createHub, languages, texts, useHub });
@@ -65,6 +82,12 @@ class ElementsServer(SdkServer):
         self.next_cursor: str | None = None
         self.matrix: dict[str, dict[str, bool]] = {}
         self.opt_outs: list[dict[str, Any]] = []
+        self.digest: dict[str, Any] = dict(DIGEST_SETTINGS)
+        self.faults: Callable[[dict[str, Any]], dict[str, str]] = lambda _: {}  # of what is put: by member
+        self.refuses_digest = False
+        self.runs: list[dict[str, Any]] = []
+        self.waiting: list[dict[str, Any]] = []
+        self.digests_sent = 0
 
     def routes(self) -> list[BaseRoute]:
         ours = [
@@ -76,6 +99,8 @@ class ElementsServer(SdkServer):
             Route("/api/v1/notifications/read-all", self._read_all, methods=["POST"]),
             Route(PREFERENCES, self._preferences, methods=["GET", "PUT"]),
             Route(f"{PREFERENCES}/opt-outs", self._opt_outs, methods=["GET", "DELETE"]),
+            Route(f"{DIGEST}/subscription", self._digest, methods=["GET", "PUT"]),
+            Route(f"{DIGEST}/{{what:str}}", self._of_digest, methods=["GET", "POST"]),
         ]
         pages = [route for route in console_routes() if isinstance(route, Route) and route.path != "/"]
         others = [
@@ -127,3 +152,35 @@ class ElementsServer(SdkServer):
             ]
             return Response(status_code=204)
         return JSONResponse({"opt_outs": self.opt_outs})
+
+    async def _digest(self, request: Request) -> Response:
+        await self._note(request)
+        if self.refuses_digest:
+            return problem(503, "overloaded")
+        if request.method == "PUT":
+            wanted = await request.json()
+            if faults := self.faults(wanted):
+                details = [{"path": path, "message": message} for path, message in faults.items()]
+                return JSONResponse({"error": "invalid", "detail": "No.", "details": details}, 422)
+            assert wanted.keys() <= DIGEST_SETTINGS.keys() - {"next_run", "delivery_time"}
+            self.digest = {**DIGEST_SETTINGS, **wanted, "delivery_times": sorted(wanted["delivery_times"])}
+        return JSONResponse(self.digest)
+
+    async def _of_digest(self, request: Request) -> Response:
+        await self._note(request)
+        titles = [{"title": one["title"]} for one in self.waiting]
+        match request.path_params["what"]:
+            case "next-runs":
+                return JSONResponse({"timezone": self.digest["timezone"], "runs": self.runs})
+            case "pending":
+                limit = int(request.query_params["limit"])
+                return JSONResponse({"total": len(self.waiting), "items": self.waiting[:limit]})
+            case "preview":
+                types = {"iep_update": {"count": len(titles)}}
+                document = {"top_notifications": titles, "notifications_by_type": types}
+                return JSONResponse({"total": len(titles), "unread": len(titles), "digest": document})
+            case _ if not self.waiting:
+                return problem(409, "conflict")
+            case _:
+                self.digests_sent += 1
+                return JSONResponse({"id": "d1"}, 201)
