@@ -1,7 +1,7 @@
 # Needs make and Python 3.11 or newer; everything else comes, by hash, into .venv.
 #
 #   make serve          a hub with a demo page, on http://127.0.0.1:8003; ARGS="--port 9000", PORT=9000
-#   make test           every test that this machine can run; ARGS="-k resume"
+#   make test           every test that this machine can run, in up to four processes; ARGS="-k resume": some, in one
 #   make lint           ruff and mypy --strict
 #   make bench          our figures beside our peers', in one run; ARGS says which row
 
@@ -22,7 +22,7 @@ serve: .venv/runtime
 	@exec $(BIN)/carillon serve $(ARGS)
 
 test: .venv/dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(or $(ARGS),--numprocesses=logical --maxprocesses=4)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -2,13 +2,15 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from textwrap import indent
 
 import pytest
 
 from tests.postgres import TEMPLATE, PostgresServer
+from tests.turns import turn
 
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
 
@@ -40,6 +42,28 @@ def own_postgres() -> Iterator[PostgresServer]:
     """A server of this test's own, to crash, freeze and restart; `create_template()` gives it a migrated database."""
     with PostgresServer() as server:
         yield server
+
+
+# --- Several processes that test at once (pytest -n) -----------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a test that is to be alone come last, when fewer others have to wait for it."""
+    last = {item.path for item in items if to_be_alone(item)}
+    items.sort(key=lambda item: item.path in last)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around the fixtures too, and the watch for tests that hang
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # there is no other
+        return (yield)
+    of_all_workers = Path(item.config.getoption("basetemp")).parent
+    with turn(of_all_workers, alone=to_be_alone(item)):
+        return (yield)
+
+
+def to_be_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
 
 
 # --- What tests have measured ----------------------------------------------------------------------------------------

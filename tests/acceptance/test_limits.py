@@ -84,6 +84,7 @@ async def test_a_token_that_runs_out_ends_the_connection_and_a_refreshed_one_doe
         await bob.leave()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("redis_is_there", [True, False])
 async def test_who_is_revoked_is_out_on_every_node(database, redis_is_there):
     with RedisServer() as redis:
@@ -182,6 +183,7 @@ async def test_an_address_with_too_many_connections_is_refused_before_the_upgrad
         await asyncio.gather(*(one.leave() for one in here))
 
 
+@pytest.mark.alone
 async def test_a_flood_of_silent_sockets_is_over_within_seconds(database, measured):
     """1,000 that have shaken hands and say nothing, not even when they are told to go."""
     async with nodes(database) as [node]:
@@ -280,6 +282,7 @@ class Deaf:
         self._socket.close()
 
 
+@pytest.mark.alone
 async def test_who_never_reads_is_closed_and_the_others_do_not_notice(database, measured):
     """Each is owed more than the kernel takes for it (tcp_wmem: 4 MiB) and we keep (256 KiB)."""
     count, total, fill = 30, 450, {"fill": "x" * 14_000}

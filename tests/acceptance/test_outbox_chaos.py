@@ -211,6 +211,7 @@ def report(verdict: Verdict, installed: Installation, seconds: float, done: Coun
     )
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 async def test_nothing_accepted_is_lost_and_no_repetition_comes_without_an_unknown_outcome(
     own_postgres: PostgresServer, measured: Callable[[str], None]

@@ -372,6 +372,7 @@ async def create(node: Node, title: str) -> list[int]:
     return statuses
 
 
+@pytest.mark.alone
 async def test_a_crash_of_the_database_loses_no_accepted_notification_and_doubles_none(
     own_postgres, redis, measured
 ):
@@ -412,6 +413,7 @@ async def test_a_crash_of_the_database_loses_no_accepted_notification_and_double
         await ada.leave()
 
 
+@pytest.mark.alone
 async def test_a_frozen_database_holds_no_request_for_long_and_cuts_no_socket(own_postgres, redis, measured):
     await own_postgres.create_template()
     loop = asyncio.get_running_loop()

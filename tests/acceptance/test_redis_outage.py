@@ -61,6 +61,7 @@ async def send(
     return committed, took
 
 
+@pytest.mark.alone
 async def test_everything_arrives_without_redis_and_live_again_when_it_is_back(two, redis, measured):
     one, other = two
     loop = asyncio.get_running_loop()
@@ -93,6 +94,7 @@ async def test_everything_arrives_without_redis_and_live_again_when_it_is_back(t
     assert again <= 0.5
 
 
+@pytest.mark.alone
 async def test_requests_and_handshakes_do_not_wait_for_a_frozen_redis(two, redis, measured):
     one, other = two
     _, normal = await send(one, "Before", 100)
@@ -150,6 +152,7 @@ async def test_a_redis_that_is_killed_and_comes_back_empty_loses_nothing(two, re
 # --- A publish that never happens ------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 async def test_a_commit_that_nobody_is_told_of_arrives_within_2_seconds(database, redis, measured):
     async with nodes(database, 2, redis=redis, HUB_FAILPOINTS="publish_never_happens") as [one, other]:
         async with await Client("ada").connect(one) as here, await Client("ada").connect(other) as there:
@@ -205,6 +208,7 @@ async def publisher(dsn: str, redis: RedisServer) -> Any:
         await store.close()
 
 
+@pytest.mark.alone
 async def test_a_client_that_joins_2000_publications_a_second_is_live_within_a_second(
     database, redis, measured
 ):

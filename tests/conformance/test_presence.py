@@ -254,6 +254,7 @@ async def test_the_leases_of_dead_nodes_are_not_kept(redis_server: RedisServer, 
     assert sorted(kept) == ["node:node-3", "node:node-4", "seen"]
 
 
+@pytest.mark.alone
 async def test_without_redis_nobody_is_looking_and_nobody_waits() -> None:
     with RedisServer() as server:
         broker = RedisBroker(RedisSettings(url=server.url))

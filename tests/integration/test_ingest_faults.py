@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from uuid import UUID
 
+import pytest
+
 from core.clock import SystemClock
 from core.database import Database, DatabaseSettings, open_database
 from core.errors import ServiceError
@@ -65,6 +67,7 @@ async def test_a_crash_of_the_server_loses_and_doubles_nothing(own_postgres: Pos
         assert heads == 250
 
 
+@pytest.mark.alone
 async def test_while_the_server_hangs_nobody_waits_long_and_after_it_all_is_well(
     own_postgres: PostgresServer,
 ) -> None:

@@ -108,6 +108,7 @@ async def run(server: Server, folder: Path, workload: Workload = SMALL) -> Run:
         return await asyncio.to_thread(measure, found, workload, cores, folder, quiet=math.inf)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("peer", [CLimit("c-batch"), CLimit("c-send", each=True)], ids=lambda peer: peer.name)
 @pytest.mark.parametrize("polling", [False, True], ids=["sleeping", "polling"])
 def test_the_limit_delivers_everything_once(peer: CLimit, polling: bool, tmp_path: Path) -> None:

@@ -157,6 +157,7 @@ async def test_a_delivery_that_every_worker_dies_of_is_given_up(stores: Stores) 
     assert not provider.asked
 
 
+@pytest.mark.alone
 async def test_nobody_calls_before_retry_after_is_over_and_other_accounts_go_on(stores: Stores) -> None:
     pause = timedelta(seconds=1.5)
     throttled, other = Told("throttled", seconds=0.02, concurrency=8), Told("other")

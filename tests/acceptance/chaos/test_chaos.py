@@ -140,6 +140,7 @@ def redis():
         yield server
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 async def test_nothing_acknowledged_is_lost_doubled_or_out_of_order(own_postgres, redis, measured):
     await own_postgres.create_template()

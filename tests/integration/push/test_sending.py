@@ -522,6 +522,7 @@ async def test_work_that_nobody_waits_for_is_not_done_and_a_fault_stops_no_other
     assert [type(one).__name__ for one in ended] == ["CancelledError", "NoneType", "ValueError", "NoneType"]
 
 
+@pytest.mark.alone
 async def test_a_campaign_does_not_hold_up_the_loop(service: PushService) -> None:
     devices = [service.subscribe(KEY) for _ in range(120)]
     service.fault_of = lambda _token: Say(201)  # takes no time for looking at it

@@ -192,6 +192,7 @@ async def test_every_subscription_is_in_force_when_it_says_restored(
         assert ear.in_force[-1] == len(names)
 
 
+@pytest.mark.alone
 async def test_a_subscription_wanted_while_redis_is_away_is_in_force_when_it_is_back(
     server: RedisServer,
 ) -> None:
@@ -238,6 +239,7 @@ async def test_a_node_starts_without_redis_and_finds_it_later(server: RedisServe
 # --- F5: frozen ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.alone
 async def test_a_frozen_redis_never_blocks_and_is_live_again_after_it_wakes(server: RedisServer) -> None:
     async with running(RedisSettings(url=server.url)) as (broker, ear):
         await broker.subscribe("user:1")
