@@ -78,6 +78,39 @@ class Firefox:
     async def reload(self) -> None:
         await self.call("browsingContext.reload", context=self._window, wait="complete")
 
+    async def open_tab(self, url: str) -> str:
+        """Another one, in front of those that are there; its context. The one before is where scripts go on to run."""
+        made = await self.call("browsingContext.create", type="tab", background=False)
+        await self.call("browsingContext.navigate", context=made["context"], url=url, wait="complete")
+        return str(made["context"])
+
+    async def close_tabs(self) -> None:
+        """All but the first."""
+        for one in await self.windows():
+            if one["context"] != self._window:
+                await self.call("browsingContext.close", context=one["context"])
+
+    async def click(self, element: str) -> None:
+        """A real click in the middle of what the expression comes to, once it is there and can be clicked."""
+        where = f"""(() => {{
+            const one = {element};
+            one?.scrollIntoView({{ block: "center" }});
+            const {{ x, y, width, height }} = one?.getBoundingClientRect() ?? {{}};
+            return width && !one.disabled ? [x + width / 2, y + height / 2] : null;
+        }})()"""
+        x, y = await self.see(where)
+        move = {"type": "pointerMove", "x": round(x), "y": round(y)}
+        press = [{"type": f"pointer{what}", "button": 0} for what in ("Down", "Up")]
+        await self._perform({"type": "pointer", "id": "mouse", "actions": [move, *press]})
+
+    async def press(self, *keys: str) -> None:
+        """Keys by what they type, or by their code in WebDriver (section 17.4.2)."""
+        actions = [{"type": f"key{what}", "value": key} for key in keys for what in ("Down", "Up")]
+        await self._perform({"type": "key", "id": "keyboard", "actions": actions})
+
+    async def _perform(self, device: dict[str, Any]) -> None:
+        await self.call("input.performActions", context=self._window, actions=[device])
+
     async def page(self, script: str) -> Any:
         """What the expression comes to, as JSON; a promise is awaited; it counts as a person's click."""
         return await self._run(script, {"context": self._window}, userActivation=True)

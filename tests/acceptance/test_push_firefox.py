@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,45 +11,55 @@ import pytest
 import pytest_asyncio
 
 from core.keys import decode_base64url
+from push.encryption import encrypt
 from tests.acceptance.firefox import Firefox, firefox
-from tests.postgres import TEMPLATE, PostgresServer
-from tests.process import ENCRYPTION_KEYS, ROOT, SECRET, Node, nodes, token
+from tests.acceptance.push_stage import FORGET, KEYS, NOBODY_LOOKS, UNSUBSCRIBE, Hub, PushStage, running_hub
+from tests.postgres import PostgresServer
+from tests.process import token
 from tests.providers.autopush import DELIVERED, HOST, Autopush
 from tests.providers.certificates import certificate
-from tests.servers import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-ALERT = 'Services.wm.getMostRecentWindow("alert:alert")'
+#: What hangs over the desktop, the oldest first: windows of Firefox's own. One that is not drawn yet can not be clicked.
+ALERTS = """[...Services.wm.getEnumerator("alert:alert")]
+    .filter(({ document }) => document.readyState === "complete" && document.getElementById("alertTitleLabel"))
+    .map(({ document }) => ({
+        document,
+        title: document.getElementById("alertTitleLabel").getAttribute("value"),
+        body: document.getElementById("alertTextLabel").textContent,
+    }))"""
 
-#: Title and text of the notification that hangs over the desktop, once its window is drawn.
-ALERTED = f"""new Promise((resolve) => {{
-    const look = () => {{
-        const page = {ALERT}?.document;
-        const title = page?.getElementById("alertTitleLabel")?.getAttribute("value");
-        if (title && page.readyState === "complete") resolve([title, page.getElementById("alertTextLabel").textContent]);
-        else setTimeout(look, 20);
-    }};
-    look();
-}})"""
+#: A button of the demo page by its words, in whichever element it is.
+BUTTON = """[...document.querySelectorAll("*")].flatMap(({{ shadowRoot }}) => [...(shadowRoot?.querySelectorAll("button") ?? [])])
+    .find((one) => one.textContent.trim() === "{words}" && one.checkVisibility())"""
 
-CLICK = f"""{ALERT}.document.getElementById("alertBox").click()"""
+PUSH_STATUS = (
+    "document.querySelector('notify-preferences').shadowRoot.querySelector('[part~=push-status]').textContent"
+)
 
 
-class Stage:
+@dataclass
+class World:
+    """What lasts longer than one test."""
+
+    browser: Firefox
+    mozilla: Autopush
+    hub: Hub
+
+
+class Stage(PushStage):
     """The browser of one person, the hub, and the push service between them."""
 
-    user_id = "demo"  # of whom the demo page is
-
-    def __init__(self, browser: Firefox, mozilla: Autopush, node: Node, dsn: str) -> None:
-        self.browser = browser
-        self.mozilla = mozilla
-        self.node = node
-        self._dsn = dsn
+    def __init__(self, world: World) -> None:
+        super().__init__(world.hub, world.hub.somebody())
+        self.browser = world.browser
+        self.mozilla = world.mozilla
+        self.mozilla.acknowledged.clear()
 
     async def start(self) -> None:
         """Open the demo page, and beside what it has a hub to call."""
-        await self.browser.go(f"{self.node.url}/")
+        await self.browser.go(self.demo)
         await self.browser.page(
             f"""import("/static/client.js").then(({{ createHub }}) => {{
                 window.hub = createHub({{ getToken: () => "{token(self.user_id)}" }});
@@ -65,108 +74,85 @@ class Stage:
     async def leave(self) -> None:
         await self.browser.go("about:blank")
 
-    async def devices(self) -> list[dict[str, Any]]:
-        answer = await self.node.ask("GET", "/api/v1/push/subscriptions", as_=token(self.user_id))
-        found: list[dict[str, Any]] = answer.json()["subscriptions"]
-        return found
+    async def end(self) -> None:
+        """Leave the browser as it was."""
+        await self.browser.close_tabs()
+        await self.browser.go(self.node.url + NOBODY_LOOKS)
+        await self.browser.page(FORGET)
+        await self.browser.chrome("[...Services.wm.getEnumerator('alert:alert')].map((one) => one.close())")
+        self.mozilla.registered.clear()
 
-    async def notify(self, title: str, **members: Any) -> str:
-        said = {"channels": ["push"], "priority": "urgent", **members}
-        answer = await self.node.notify(title, user_id=self.user_id, **said)
-        assert answer.status_code == 201, answer.text
-        return str(answer.json()["id"])
+    async def see(self, *titles: str) -> list[str]:
+        """Wait until just these hang over the desktop; their texts."""
+        found: list[dict[str, str]] = []
+
+        async def is_so() -> bool:
+            found[:] = await self.browser.chrome(f"{ALERTS}.map(({{ title, body }}) => ({{ title, body }}))")
+            return sorted(one["title"] for one in found) == sorted(titles)
+
+        await self.until(is_so)
+        return [one["body"] for one in found]
+
+    async def click(self, title: str) -> None:
+        box = f"{ALERTS}.find(({{ title }}) => title === '{title}').document.getElementById('alertBox')"
+        await self.browser.chrome(f"{box}.click()")
+
+    async def opened(self, path: str) -> dict[str, Any]:
+        """The tab at a path of the hub."""
+
+        async def found() -> dict[str, Any] | None:
+            return next(
+                (one for one in await self.browser.windows() if one["url"] == self.node.url + path), None
+            )
+
+        tab: dict[str, Any] = await self.until(found)
+        return tab
 
     async def delivered(self, count: int = 1) -> None:
-        """The browser has said so."""
+        """The browser has said so, each time."""
         await self.mozilla.until(lambda: len(self.mozilla.acknowledged) >= count)
         assert {one.code for one in self.mozilla.acknowledged} == {DELIVERED}
 
-    async def delivery(self, notification_id: str, state: str) -> dict[str, Any]:
-        """The delivery, once it is in that state."""
-        path = f"/api/v1/notifications/{notification_id}/deliveries"
-        async with asyncio.timeout(20):
-            while True:
-                answer = await self.node.ask("GET", path, as_=token("an-admin", roles=["admin"]))
-                [one] = answer.json()["deliveries"]
-                if one["state"] == state:
-                    return dict(one)
-                await asyncio.sleep(0.05)  # another process: there is no event to await
-
-    async def until(self, condition: Any) -> Any:
-        """Ask the hub until what it answers is so."""
-        async with asyncio.timeout(30):
-            while not (found := await condition()):
-                await asyncio.sleep(0.05)  # another process: there is no event to await
-            return found
-
-    async def carillon(self, *arguments: str) -> str:
-        """Run the command beside the hub; what it printed."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "app", *arguments),
-            cwd=ROOT,
-            env={
-                "DATABASE_URL": self._dsn,
-                "JWT_SECRET_KEY": SECRET,
-                "DELIVERY_ENCRYPTION_KEYS": ENCRYPTION_KEYS,
-            },
-            stdout=asyncio.subprocess.PIPE,
-        )
-        printed, _ = await process.communicate()
-        assert process.returncode == 0
-        return printed.decode()
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mozilla(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Autopush, Path]]:
+async def world(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> AsyncIterator[World]:
     tls, pem = certificate(tmp_path_factory.mktemp("tls"), HOST)
-    async with Autopush(tls) as server:
-        yield server, pem
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser(
-    mozilla: tuple[Autopush, Path], tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Firefox]:
-    preferences = {"dom.push.serverURL": mozilla[0].url_for_browsers}
-    async with firefox(tmp_path_factory.mktemp("profile"), **preferences) as browser:
-        yield browser
+    async with Autopush(tls) as mozilla:
+        settings = {
+            "PUSH_RESOLVE": f"{mozilla.origin}=127.0.0.1:{mozilla.port}",
+            "PUSH_CA_FILE": str(pem),
+            "VAPID_EMAIL": "push@example.com",
+        }
+        preferences = {"dom.push.serverURL": mozilla.url_for_browsers}
+        profile: Path = tmp_path_factory.mktemp("profile")
+        async with running_hub(postgres, settings) as hub, firefox(profile, **preferences) as browser:
+            yield World(browser, mozilla, hub)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def stage(
-    browser: Firefox, mozilla: tuple[Autopush, Path], postgres: PostgresServer, request: pytest.FixtureRequest
-) -> AsyncIterator[Stage]:
-    server, pem = mozilla
-    server.acknowledged.clear()
-    server.registered.clear()  # of other tests
-    settings = {
-        "PUSH_RESOLVE": f"{server.origin}=127.0.0.1:{server.port}",
-        "PUSH_CA_FILE": str(pem),
-        "VAPID_EMAIL": "push@example.com",
-    }
-    serve = ("-m", "app", "serve", "--port", str(free_port()))  # the same page after a restart
-    async with postgres.database(template=TEMPLATE) as dsn, nodes(dsn, entry=serve, **settings) as [node]:
-        yield Stage(browser, server, node, dsn)
-        await browser.chrome(f"{ALERT}?.close()")
+async def stage(world: World) -> AsyncIterator[Stage]:
+    """Another person for each test."""
+    stage = Stage(world)
+    yield stage
+    await stage.end()
 
 
 async def test_an_urgent_message_reaches_a_closed_page_and_a_click_opens_it(stage):
     await stage.enable()
     await stage.leave()
+    link = f"/?user={stage.user_id}&exam=7"
 
-    sent = await stage.notify("Exam moved", message="It is on Friday.", action_url="/?exam=7")
-    alerted = await stage.browser.chrome(ALERTED)
-    await stage.browser.chrome(CLICK)
+    sent = await stage.notify("Exam moved", message="It is on Friday.", action_url=link)
+    [body] = await stage.see("Exam moved")
+    await stage.click("Exam moved")
 
-    assert alerted == ["Exam moved", "It is on Friday."]
+    assert body == "It is on Friday."
     await stage.delivered()
+    await stage.opened(link)
     read = await stage.delivery(sent, "read")  # the worker has said that it was clicked
     assert read["channel"] == "push"
-
-    async def opened() -> bool:
-        return any(one["url"] == f"{stage.node.url}/?exam=7" for one in await stage.browser.windows())
-
-    await stage.until(opened)
+    [told] = read["browsers"]
+    assert told["shown_at"] <= told["clicked_at"]
     [subscribed] = stage.mozilla.live
     [posted] = subscribed.posted
     assert posted.headers["Urgency"] == "high"
@@ -179,64 +165,139 @@ async def test_an_urgent_message_reaches_a_closed_page_and_a_click_opens_it(stag
     assert device["last_sent_at"] is not None
 
 
-async def test_a_test_and_the_end_are_one_call_each(stage):
+async def test_a_click_brings_the_page_that_is_open_already_to_the_front(stage):
     await stage.enable()
+    await stage.browser.open_tab("about:blank")
+    assert await stage.browser.page("document.visibilityState") == "hidden"
+    link = f"/?user={stage.user_id}&exam=8"
 
-    tested = await stage.browser.page("hub.push.test()")
-    alerted = await stage.browser.chrome(ALERTED)
-    await stage.browser.page("hub.push.disable()")
+    await stage.notify("Exam moved", action_url=link)
+    await stage.see("Exam moved")
+    await stage.click("Exam moved")
 
-    assert tested["status"] == "sent"
-    assert alerted[0] == "You have a new notification"
+    await stage.opened(link)
+    assert len(await stage.browser.windows()) == 2
+    await stage.browser.see("document.visibilityState === 'visible' && location.search.endsWith('exam=8')")
+
+
+async def test_the_demo_pages_own_buttons_turn_it_on_try_it_and_turn_it_off(stage):
+    browser = stage.browser
+    await browser.go(stage.demo)
+    await browser.click(BUTTON.format(words="Turn on"))
+    assert await stage.devices() == []  # that was the page's own question
+    await browser.click(BUTTON.format(words="Turn on"))
+    await browser.see(f"{PUSH_STATUS} === 'You are told here, also while this page is closed.'")
+    assert len(await stage.devices()) == 1
+
+    await browser.click(BUTTON.format(words="Send a test"))
+    await stage.see("You have a new notification")
+    await browser.click(BUTTON.format(words="Turn off"))
+    await browser.see(f"{PUSH_STATUS} === 'You are told only while this page is open.'")
+
+    await stage.see()
+    assert await stage.devices() == []
     await stage.delivered()
     await stage.mozilla.until(lambda: not stage.mozilla.live)
-    assert await stage.devices() == []
+
+
+async def test_what_was_read_elsewhere_is_closed_by_the_next_push(stage):
+    await stage.enable()
+    await stage.leave()
+    first = await stage.notify("First")
+    await stage.delivery(first, "delivered")
+    await stage.read(first)
+
+    await stage.notify("Second")
+
+    await stage.see("Second")
+
+
+async def test_what_is_read_elsewhere_is_closed_at_once_where_a_page_is_open(stage):
+    await stage.enable()
+    await stage.leave()
+    sent = await stage.notify("First")
+    await stage.delivery(sent, "delivered")
+    await stage.browser.go(stage.demo)
+    await stage.browser.see("document.querySelector('#light').textContent.includes('Live')")
+
+    await stage.read(sent)
+
+    await stage.see()
+
+
+async def test_a_private_one_says_nothing_before_the_click(stage):
+    await stage.enable()
+    await stage.leave()
+    await stage.keep_private("grade")
+    link = f"{NOBODY_LOOKS}?pupil=7"
+
+    await stage.notify("Jane Doe failed", message="Grade F", action_url=link, notification_type="grade")
+    [body] = await stage.see("You have a new notification")
+    await stage.click("You have a new notification")
+
+    assert body == ""
+    await stage.opened(link)
+
+
+async def test_what_does_not_fit_into_a_push_is_fetched_by_the_worker(stage):
+    await stage.enable()
+    await stage.leave()
+    link = f"{NOBODY_LOOKS}?" + "x" * 1_500  # which stands three times in a payload
+
+    await stage.notify("Long", message="It is on Friday.", action_url=link)
+    [body] = await stage.see("Long")
+    await stage.click("Long")
+
+    assert body == "It is on Friday."
+    await stage.opened(link)
+
+
+@pytest.mark.parametrize("content", [b"\xff\x00 no text", b"[]", b""])
+async def test_a_push_that_cannot_be_read_is_shown_as_that_there_is_something(stage, content):
+    await stage.enable()
+    keys = await stage.browser.page(KEYS)
+    [here] = stage.mozilla.live
+
+    body = content and encrypt(content, decode_base64url(keys["p256dh"]), decode_base64url(keys["auth"]))
+    await stage.mozilla.deliver(here, body)
+
+    assert await stage.see("New notification") == ["Open it to read it."]
+    await stage.delivered()
 
 
 async def test_a_rotated_key_reaches_old_subscriptions_and_pages_take_the_new_one(stage):
     await stage.enable()
     [before] = stage.mozilla.live
     await stage.leave()
-    await stage.carillon("vapid", "rotate")
-    await stage.node.stop()
-    await stage.node.start()
+    await stage.hub.rotate_key()
 
     await stage.notify("By the old key")
     await stage.delivered(1)
     await stage.start()  # that is all it takes
+    device = await stage.device_is(is_current_key=True)
 
-    async def moved() -> bool:
-        return [one["is_current_key"] for one in await stage.devices()] == [True]
-
-    await stage.until(moved)
     [after] = stage.mozilla.live
     assert before.is_gone
     assert after.key != before.key
-    [device] = await stage.devices()
     assert decode_base64url(device["vapid_key_id"]) == after.key[:12]
     assert device["name"] == "My desk"
-    await stage.node.ask("POST", f"/api/v1/push/subscriptions/{device['id']}/test", as_=token(stage.user_id))
+    await stage.ask("POST", f"/api/v1/push/subscriptions/{device['id']}/test")
     await stage.delivered(2)
     assert len(after.posted) == 1
 
 
 async def test_who_unsubscribed_elsewhere_is_pruned_by_the_next_push(stage):
     await stage.enable()
-    await stage.browser.page(
-        "navigator.serviceWorker.getRegistration('/carillon-push/')"
-        ".then((one) => one.pushManager.getSubscription()).then((one) => one.unsubscribe())"
-    )
+    await stage.browser.page(UNSUBSCRIBE)
     await stage.mozilla.until(lambda: not stage.mozilla.live)
     assert len(await stage.devices()) == 1
     await stage.leave()
 
-    await stage.notify("Nobody is there")
+    sent = await stage.notify("Nobody is there")
 
-    async def pruned() -> bool:
-        return await stage.devices() == []
-
-    await stage.until(pruned)
-    assert stage.mozilla.received[-1].path.startswith("/wpush/v2/")
+    await stage.pruned()
+    failed = await stage.delivery(sent, "failed")
+    assert [(one["outcome"], one["status"]) for one in failed["browsers"]] == [("gone", 410)]
 
 
 async def test_a_subscription_that_the_push_service_lost_is_replaced_by_the_worker(stage):
@@ -254,7 +315,7 @@ async def test_a_subscription_that_the_push_service_lost_is_replaced_by_the_work
         return [one["id"] for one in await stage.devices()] not in ([], [device["id"]])
 
     await stage.until(replaced)
-    [renewed] = await stage.devices()
-    assert renewed["name"] == "My desk"
+    renewed = await stage.device_is(name="My desk")
+    assert renewed["id"] != device["id"]
     await stage.notify("Still there")
     await stage.delivered()
