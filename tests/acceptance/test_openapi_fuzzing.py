@@ -79,7 +79,7 @@ async def test_the_service_does_what_its_description_says(database: str, tmp_pat
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
             )
-            async with asyncio.timeout(300):
+            async with asyncio.timeout(900):
                 told, _ = await tool.communicate()
 
     assert tool.returncode == 0, told.decode()

@@ -205,6 +205,7 @@ async def test_a_listener_that_raises_loses_that_message_only(new_broker: NewBro
     assert broker.healthy
 
 
+@pytest.mark.alone
 async def test_ten_thousand_channels_are_subscribed_and_each_is_heard_once(new_broker: NewBroker) -> None:
     sender, _ = await new_broker()
     other, ear = await new_broker()

@@ -241,6 +241,7 @@ async def test_what_a_producer_names_is_where_it_goes(people: People) -> None:
     ]
 
 
+@pytest.mark.alone
 async def test_a_thousand_people_with_four_addresses_are_introduced_within_the_time_of_a_request(
     people: People,
 ) -> None:
