@@ -50,6 +50,12 @@ def clocks_change(day: date, zone: tzinfo) -> bool:
     return before.astimezone(zone).utcoffset() != last.astimezone(zone).utcoffset()
 
 
+def alike(one: tzinfo, other: tzinfo, now: datetime) -> bool:
+    """Whether clocks show the same in both for a year from now on, whatever their names (Asia/Calcutta, Asia/Kolkata)."""
+    moments = (now.astimezone(UTC) + week * timedelta(weeks=1) for week in range(53))
+    return all(at.astimezone(one).utcoffset() == at.astimezone(other).utcoffset() for at in moments)
+
+
 def _gap_end(local: datetime) -> datetime:
     """
     The first instant after the gap that this local time lies in, UTC.

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from typing import Any, NamedTuple
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import msgspec
 
 from core.database import Connection, Database
+from core.errors import invalid
 from core.locale import TZDATA, is_timezone
 from core.notification import RANKS, Priority
 from core.sql import load
+from core.wall_time import alike
 from delivery.audit_store import append
 from delivery.inbox import SQL as INBOX
 from digest.days_off import NONE, WEEKEND, DaysOff
@@ -26,6 +29,10 @@ SQL = load("digest", "store.sql")
 
 #: Entries of one stream that one digest looks at; more in one window are not counted.
 MAX_ENTRIES = 2000
+
+
+#: Whose device shows another zone for so long is not just passing through.
+_AWAY = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +57,7 @@ class Subscription:
     What one person wants, and where they stand.
 
     next_run: without the spread, perhaps for a day off. off: of their tenant. positions: stored stream -> seq, how far the last
-    digest went. is_done: the next run has happened already, in a transaction whose end was not seen. zone: the
+    digest went. device: the zone that their device shows, where it is another, and since when. is_done: the next run has happened already, in a transaction whose end was not seen. zone: the
     last known offset of a time zone that the data does not have any more; doctor tells of those.
     """
 
@@ -63,6 +70,13 @@ class Subscription:
     positions: Mapping[str, int] = field(default_factory=dict)
     is_done: bool = False
     zone: tzinfo | None = None
+    device: tuple[str, datetime] | None = None
+
+    def proposed_timezone(self, now: datetime) -> str | None:
+        """What to move to: the zone that their device has shown for so long that it is no short trip (W-22)."""
+        if self.device is None or now - self.device[1] < _AWAY:
+            return None
+        return self.device[0]
 
     def timetable(self) -> Timetable | None:
         """None: never."""
@@ -180,6 +194,22 @@ class Digests:
             }
             await append(connection, tenant_id, actor, "digest.changed", f"recipient:{user_id}", details)
         return _subscription(stored, self._settings)
+
+    async def device_shows(self, one: Subscription, zone: str, now: datetime) -> Subscription:
+        """
+        Keep what somebody's device shows, and since when it is another time than that of the zone they chose; a
+        device that shows the same takes it back. Raises ServiceError (invalid).
+        """
+        if not is_timezone(zone):
+            raise invalid("device_timezone", "must be a time zone of IANA's, as in Europe/Berlin")
+        chosen = ZoneInfo(one.wanted.timezone) if one.zone is None else one.zone
+        shown = None if alike(chosen, ZoneInfo(zone), now) else zone
+        if shown == (None if one.device is None else one.device[0]):
+            return one
+        async with self._database.connection() as connection:
+            await connection.execute(SQL["device"], one.tenant_id, one.user_id, shown)
+            row = await connection.fetchrow(SQL["find"], one.tenant_id, one.user_id)
+        return one if row is None else _subscription(row, self._settings)
 
     async def runs(self, tenant_id: str, user_id: str, limit: int = 50) -> list[PastRun]:
         """The latest first."""
@@ -426,6 +456,9 @@ def _subscription(row: asyncpg.Record, settings: DigestSettings, *, is_done: boo
         last=last,
         positions=msgspec.json.decode(row["positions"], type=dict[str, int]),
         is_done=is_done,
+        device=None
+        if row["device_timezone"] is None
+        else (row["device_timezone"], row["device_timezone_since"]),
         zone=None if is_timezone(wanted.timezone) else _last_offset(wanted, run),
     )
 

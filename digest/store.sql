@@ -12,6 +12,13 @@ WHERE s.tenant_id = $1 AND s.user_id = $2
 SELECT json_build_object('weekend_days', weekend_days, 'holidays', holidays, 'holiday_calendar', holiday_calendar)::text
 FROM tenant_settings WHERE tenant_id = $1;
 
+-- name: device
+-- What a person's device shows; NULL: what they chose. Since when it is another zone stays as it is while it is the same.
+--   $1 tenant id text, $2 user id text, $3 timezone text
+UPDATE digest_subscriptions
+SET device_timezone = $3, device_timezone_since = CASE WHEN $3::text IS NOT NULL THEN now() END
+WHERE tenant_id = $1 AND user_id = $2 AND device_timezone IS DISTINCT FROM $3;
+
 -- name: heads_of
 -- How far a person's streams go now: where the first window begins.
 --   $1 tenant id text, $2 user id text
@@ -38,6 +45,10 @@ SET is_enabled = excluded.is_enabled, frequency = excluded.frequency, delivery_t
     min_priority = excluded.min_priority, unread_only = excluded.unread_only, channels = excluded.channels,
     next_run_at = excluded.next_run_at, next_date = excluded.next_date, next_slot = excluded.next_slot,
     tzdata = excluded.tzdata, changed_at = now(),
+    device_timezone = CASE WHEN digest_subscriptions.timezone = excluded.timezone
+                           THEN digest_subscriptions.device_timezone END,
+    device_timezone_since = CASE WHEN digest_subscriptions.timezone = excluded.timezone
+                                 THEN digest_subscriptions.device_timezone_since END,
     positions = CASE WHEN $18::text IS NULL THEN digest_subscriptions.positions ELSE excluded.positions END;
 
 -- name: take_due

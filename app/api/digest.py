@@ -67,6 +67,15 @@ class DigestWanted(Body):
     channels: Channels | None = Field(default=None, description="Without it: in_app and email.")
 
 
+class WantedQuery(PersonQuery):
+    """Whose, and where they are."""
+
+    device_timezone: Zone | None = Field(
+        default=None,
+        description="What the asking device shows. When it is another time than that of `timezone` for 24 hours, it is proposed.",
+    )
+
+
 class NextRun(Answer):
     """A digest to come."""
 
@@ -94,6 +103,9 @@ class DigestSubscription(Answer):
     unread_only: bool
     channels: list[str]
     next_run: NextRun | None
+    proposed_timezone: str | None = Field(
+        description="What their device has shown for 24 hours, where that is another time. To accept it, PUT it as timezone."
+    )
 
 
 class NextRuns(Answer):
@@ -179,14 +191,22 @@ async def put(call: Call) -> Response:
     said = await read(call, DigestWanted)
     identity = call.identity
     stored = await call.services.digests.put(identity.tenant_id, user_id, _wanted(said), actor_of(identity))
-    return answer(_shown(stored))
+    return answer(_shown(stored, call.services.clock.now()))
 
 
 async def get(call: Call) -> Response:
-    """What is wanted now; of somebody who has never said it, the defaults, switched off."""
-    user_id = whose(call, query(call, PersonQuery).user_id)
+    """
+    What is wanted now; of somebody who has never said it, the defaults, switched off.
+
+    A client that says which zone its device shows has another one proposed when that lasts (`proposed_timezone`).
+    """
+    asked = query(call, WantedQuery)
+    user_id = whose(call, asked.user_id)
+    now = call.services.clock.now()
     stored = await call.services.digests.get(call.identity.tenant_id, user_id)
-    return answer(_shown(stored or _nobody(call.identity.tenant_id, user_id)))
+    if stored is not None and asked.device_timezone is not None:
+        stored = await call.services.digests.device_shows(stored, asked.device_timezone, now)
+    return answer(_shown(stored or _nobody(call.identity.tenant_id, user_id), now))
 
 
 async def preview(call: Call) -> Response:
@@ -272,7 +292,7 @@ def _nobody(tenant_id: str, user_id: str) -> Subscription:
     )
 
 
-def _shown(stored: Subscription) -> DigestSubscription:
+def _shown(stored: Subscription, now: datetime) -> DigestSubscription:
     wanted, table = stored.wanted, stored.timetable()
     times = [f"{one:%H:%M}" for one in wanted.delivery_times]
     return DigestSubscription(
@@ -289,6 +309,7 @@ def _shown(stored: Subscription) -> DigestSubscription:
         unread_only=wanted.unread_only,
         channels=list(wanted.channels),
         next_run=None if (run := stored.next_sent()) is None else _run(run, table),
+        proposed_timezone=stored.proposed_timezone(now),
     )
 
 
@@ -361,7 +382,7 @@ def operations() -> tuple[Operation, ...]:
             handler=get,
             summary="What one wants of the digest",
             tag="digest",
-            query=PersonQuery,
+            query=WantedQuery,
             answers={200: DigestSubscription},
         ),
         Operation(

@@ -30,11 +30,14 @@ CREATE TABLE digest_subscriptions (
     last_slot        smallint,
     last_due_at      timestamptz, -- of the last run, sent or skipped
     positions        json        NOT NULL DEFAULT '{}', -- stream on the wire -> seq
+    device_timezone  text,        -- what the person's device shows, where that is not what they chose (W-22)
+    device_timezone_since timestamptz,
     tzdata           text        NOT NULL, -- the version that next_run_at was computed with
     changed_at       timestamptz NOT NULL DEFAULT now(),
     created_at       timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant_id, user_id),
     CHECK (is_enabled OR next_run_at IS NULL),
+    CHECK ((device_timezone IS NULL) = (device_timezone_since IS NULL)),
     CHECK ((next_run_at IS NULL) = (next_date IS NULL) AND (next_date IS NULL) = (next_slot IS NULL)),
     CHECK ((last_due_at IS NULL) = (last_date IS NULL) AND (last_date IS NULL) = (last_slot IS NULL))
 ) WITH (fillfactor = 80);

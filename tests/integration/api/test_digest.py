@@ -396,6 +396,86 @@ async def test_four_hundred_days_are_those_that_the_clocks_show(edge: Edge, name
     assert all(one["local"][:10] == one["date"] for one in found)
 
 
+async def abroad(edge: Edge, zone: str, caller: str | None = None) -> Any:
+    """What is proposed to somebody whose device shows a zone."""
+    answer = await edge.client(caller or person()).get(WANTED, params={"device_timezone": zone})
+    assert answer.status_code == 200, answer.text
+    return answer.json()["proposed_timezone"]
+
+
+async def pass_time(edge: Edge, hours: float) -> None:
+    await edge.rows(
+        "UPDATE digest_subscriptions SET device_timezone_since = device_timezone_since - make_interval(secs => $1)",
+        hours * 3600,
+    )
+
+
+async def test_a_zone_is_proposed_when_a_device_shows_it_for_a_day_and_accepted_by_a_put(edge: Edge) -> None:
+    await want(edge, timezone="Europe/Berlin", min_priority="high")
+
+    assert await abroad(edge, "Asia/Tokyo") is None
+    await pass_time(edge, 23.9)
+    assert await abroad(edge, "Asia/Tokyo") is None
+    await pass_time(edge, 0.2)
+    assert await abroad(edge, "Asia/Tokyo") == "Asia/Tokyo"
+    assert (await edge.client(person()).get(WANTED)).json()["proposed_timezone"] == "Asia/Tokyo", (
+        "whoever asks"
+    )
+    assert (await want(edge, timezone="Europe/Berlin"))["proposed_timezone"] == "Asia/Tokyo", (
+        "not accepted yet"
+    )
+
+    accepted = await want(edge, timezone="Asia/Tokyo")
+
+    assert (accepted["timezone"], accepted["proposed_timezone"]) == ("Asia/Tokyo", None)
+    assert await abroad(edge, "Asia/Tokyo") is None
+
+
+async def test_who_travels_on_or_comes_home_is_proposed_nothing(edge: Edge) -> None:
+    await want(edge, timezone="Europe/Berlin")
+    await abroad(edge, "Asia/Tokyo")
+    await pass_time(edge, 20)
+    await abroad(edge, "Asia/Seoul")
+    await pass_time(edge, 20)
+    assert await abroad(edge, "Asia/Seoul") is None, "in each for less than a day"
+    await pass_time(edge, 20)
+    assert await abroad(edge, "Asia/Seoul") == "Asia/Seoul"
+
+    assert await abroad(edge, "Europe/Vienna") is None, "the same time by another name is home"
+    assert [
+        tuple(row)
+        for row in await edge.rows("SELECT device_timezone, device_timezone_since FROM digest_subscriptions")
+    ] == [(None, None)]
+
+
+@pytest.mark.parametrize("zone", ["Mars/Phobos", "", "../etc/passwd", "Europe"])
+async def test_a_zone_that_no_device_shows_is_refused_by_its_name(edge: Edge, zone: str) -> None:
+    await want(edge, timezone="Europe/Berlin")
+
+    refused = await edge.client(person()).get(WANTED, params={"device_timezone": zone})
+
+    assert refused.status_code == 422, refused.text
+    assert refused.json()["details"][0]["path"] == "device_timezone"
+
+
+async def test_of_somebody_without_a_subscription_no_zone_is_kept(edge: Edge) -> None:
+    assert await abroad(edge, "Asia/Tokyo") is None
+    assert await edge.rows("SELECT FROM digest_subscriptions") == []
+
+
+async def test_accepting_on_the_day_of_a_digest_brings_no_second_one_that_day(edge: Edge) -> None:
+    await want(edge, timezone="Pacific/Kiritimati", delivery_time="07:00")
+    await edge.submit("ada")
+    await edge.rows("UPDATE digest_subscriptions SET next_run_at = now()")
+    assert await edge.services.digest_job.run_due() == 1
+    [sent] = (await edge.client(person()).get(PAST)).json()["runs"]
+
+    moved = await want(edge, timezone="Etc/GMT+12", delivery_time="07:00")
+
+    assert date.fromisoformat(moved["next_run"]["date"]) > date.fromisoformat(sent["date"])
+    assert at(moved["next_run"]) - datetime.fromisoformat(sent["due_at"]) >= timedelta(hours=12)
+
+
 async def test_who_is_forgotten_has_neither_a_digest_nor_a_browser_any_more(edge: Edge) -> None:
     await edge.client(service()).put("/api/v1/recipients/ada", json={"name": "Ada"})
     endpoint = "https://fcm.googleapis.com/fcm/send/ada"

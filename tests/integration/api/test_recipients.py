@@ -186,6 +186,7 @@ async def test_a_phone_number_without_a_country_is_of_the_tenants_region(edge: E
         refused = faults(await edge.client(admin()).put(settings, json={member: value}))
         assert any(path.startswith(member) for path in refused), value
     assert (await edge.client(admin()).put(settings, json={})).json() == nothing
+    assert (await edge.client(admin()).get(settings)).json() == nothing
 
 
 async def test_a_person_manages_themself_and_nobody_else(edge: Edge) -> None:
