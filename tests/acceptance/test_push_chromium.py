@@ -8,23 +8,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from playwright.async_api import BrowserContext, Page, expect
+from playwright.async_api import Page, expect
 
 from core.keys import decode_base64url
 from push.encryption import encrypt
-from tests.acceptance.chromium_push import pushable
+from tests.acceptance.chromium_push import Chromium, at_desktop
 from tests.acceptance.firefox import free_port
 from tests.acceptance.push_stage import FORGET, KEYS, NOBODY_LOOKS, UNSUBSCRIBE, Hub, PushStage, running_hub
 from tests.postgres import PostgresServer
 from tests.process import token
-from tests.providers.certificates import certificate
-from tests.providers.desktop import Desktop, Notification
-from tests.providers.gcm import HOSTS, Gcm, Registered
+from tests.providers.desktop import Notification
+from tests.providers.gcm import Registered
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -33,11 +31,6 @@ SHOWN = """async () => {
     const shown = await registration.getNotifications();
     return shown.map(({ tag, requireInteraction }) => ({ tag, requireInteraction }));
 }"""
-
-HUB = """import("/static/client.js").then(({{ createHub }}) => {{
-    window.hub = createHub({{ getToken: () => "{token}" }});
-    return hub.push.{call}();
-}})"""
 
 #: An application of another origin, with a worker of its own that imports ours.
 PWA_PAGE = """<!doctype html><title>PWA</title><script type="module">
@@ -53,25 +46,6 @@ addEventListener("fetch", (event) => {
     if (event.request.url.endsWith("/offline")) event.respondWith(new Response("from the worker"));
 });
 """
-
-
-@dataclass
-class World:
-    """What lasts longer than one hub: the browser, its desktop, the push service, and an application elsewhere."""
-
-    browser: BrowserContext
-    desktop: Desktop
-    google: Gcm
-    certificate: Path
-    pwa: PwaServer
-
-    def settings(self) -> dict[str, str]:
-        return {
-            "PUSH_RESOLVE": ",".join(f"https://{host}=127.0.0.1:{self.google.port}" for host in HOSTS),
-            "PUSH_CA_FILE": str(self.certificate),
-            "VAPID_EMAIL": "push@example.com",
-            "HUB_CORS_ORIGINS": self.pwa.url,
-        }
 
 
 class PwaServer:
@@ -102,21 +76,35 @@ class PwaServer:
         return web.Response(text=content, content_type=kind)
 
 
+@dataclass
+class World:
+    """What lasts longer than one test."""
+
+    chromium: Chromium
+    hub: Hub
+    pwa: PwaServer
+
+
 class Stage(PushStage):
     """One person's Chromium, the hub, and the push service between them."""
 
-    def __init__(self, world: World, page: Page, hub: Hub, user_id: str) -> None:
-        super().__init__(hub, user_id)
-        self.world = world
-        self.desktop = world.desktop
-        self.google = world.google
+    def __init__(self, world: World, page: Page) -> None:
+        super().__init__(world.hub, world.hub.somebody())
+        self.pwa = world.pwa
+        self.chromium = world.chromium
+        self.desktop = world.chromium.desktop
+        self.google = world.chromium.google
         self.page = page
+
+    @property
+    def pages(self) -> list[Page]:
+        """Of all windows."""
+        return self.chromium.windows.pages
 
     async def enable(self) -> None:
         """On the demo page, which is left then for one that nobody looks at."""
         await self.page.goto(self.demo)
-        status = await self.page.evaluate(HUB.format(token=token(self.user_id), call="enable"))
-        assert status["state"] == "on", status
+        assert await self.chromium.push(self.page, self.user_id, "enable") == "on"
         await self.leave()
 
     async def leave(self) -> None:
@@ -139,7 +127,7 @@ class Stage(PushStage):
 
     async def opened_at(self, url: str) -> Page:
         async def found() -> Page | None:
-            return next((page for page in self.world.browser.pages if page.url == url), None)
+            return next((page for page in self.pages if page.url == url), None)
 
         page: Page = await self.until(found)
         return page
@@ -151,7 +139,7 @@ class Stage(PushStage):
     @asynccontextmanager
     async def site_settings(self) -> AsyncIterator[Page]:
         """The browser's own page, where a person blocks a site and allows it again."""
-        page = await self.world.browser.new_page()
+        page = await self.chromium.windows.new_page()
         await page.goto("chrome://settings/content/notifications")
         await page.locator("site-list").first.wait_for(state="attached")
         yield page
@@ -167,34 +155,24 @@ async def say(settings: Page, url: str, setting: str) -> None:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    tls, pem = certificate(tmp_path_factory.mktemp("tls"), *HOSTS)
-    async with (
-        Gcm(tls, pem) as google,
-        Desktop(tmp_path_factory.mktemp("desktop")) as desktop,
-        PwaServer().serving() as pwa,
-        pushable(tmp_path_factory.mktemp("profile"), google, desktop) as browser,
-    ):
-        yield World(browser, desktop, google, pem, pwa)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def hub(world: World, postgres: PostgresServer) -> AsyncIterator[Hub]:
-    async with running_hub(postgres, world.settings()) as hub:
-        world.pwa.hub = hub.node.url
-        yield hub
+async def world(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> AsyncIterator[World]:
+    async with at_desktop(tmp_path_factory.mktemp("chromium")) as chromium, PwaServer().serving() as pwa:
+        settings = {**chromium.settings(), "HUB_CORS_ORIGINS": pwa.url}
+        async with running_hub(postgres, settings) as hub:
+            pwa.hub = hub.node.url
+            yield World(chromium, hub, pwa)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def stage(world: World, hub: Hub, request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+async def stage(world: World) -> AsyncIterator[Stage]:
     """Another person for each test."""
-    for url in (hub.node.url, world.pwa.url):
-        await world.browser.grant_permissions(["notifications"], origin=url)
-    before = set(world.browser.pages)
-    stage = Stage(world, await world.browser.new_page(), hub, hub.somebody())
+    windows = world.chromium.windows
+    await world.chromium.allow(world.hub.node.url, world.pwa.url)
+    before = set(windows.pages)
+    stage = Stage(world, await windows.new_page())
     yield stage
     await stage.end()
-    for page in set(world.browser.pages) - before:
+    for page in set(windows.pages) - before:
         await page.close()
 
 
@@ -231,15 +209,15 @@ async def test_an_urgent_one_stays_until_it_is_answered(stage):
 
 async def test_a_click_goes_to_the_page_that_is_open_already(stage):
     await stage.enable()
-    await stage.page.evaluate(HUB.format(token=token(stage.user_id), call="status"))
-    before = len(stage.world.browser.pages)
+    await stage.chromium.push(stage.page, stage.user_id, "status")  # and so listens to the worker
+    before = len(stage.pages)
 
     await stage.notify("Exam moved", action_url=f"{NOBODY_LOOKS}?exam=8")
     await stage.desktop.see("Exam moved")
     stage.desktop.click("Exam moved")
 
     assert await stage.opened(f"{NOBODY_LOOKS}?exam=8") is stage.page
-    assert len(stage.world.browser.pages) == before
+    assert len(stage.pages) == before
 
 
 async def test_a_button_of_a_notification_leads_where_it_says_and_what_is_put_away_was_seen(stage):
@@ -366,7 +344,7 @@ async def test_who_unsubscribed_elsewhere_is_pruned_by_the_next_push(stage):
 async def test_who_blocked_it_and_allows_it_again_is_reached_again(stage):
     """Chromium tells the worker only then, and neither what there was nor what there is: a page has to say who is there."""
     url = stage.node.url
-    await stage.world.browser.clear_permissions()  # which would hide what the browser's own settings say
+    await stage.chromium.windows.clear_permissions()  # which would hide what the browser's own settings say
     async with stage.site_settings() as settings:
         await say(settings, url, "allow")
         await stage.enable()
@@ -406,7 +384,7 @@ async def test_the_demo_pages_own_buttons_turn_it_on_try_it_and_turn_it_off(stag
 
 
 async def test_inside_the_worker_of_an_application_elsewhere(stage):
-    page, pwa = stage.page, stage.world.pwa
+    page, pwa = stage.page, stage.pwa
     await page.goto(f"{pwa.url}/?user={stage.user_id}")
     await page.wait_for_function("window.isReady")
     status = await page.evaluate("hub.push.enable()")
