@@ -209,7 +209,16 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     _go_on(stack, feed.run())
     _go_on(stack, peers.run())
     digests = Digests(database, settings.digest)
-    digest_job = DigestJob(database, digests, hub, words, clock, settings.digest, wake=wake)
+    digest_job = DigestJob(
+        database,
+        digests,
+        hub,
+        words,
+        clock,
+        settings.digest,
+        wake=wake,
+        on_lateness=metrics.digest_lateness.observe,
+    )
     if "scheduler" in settings.process.roles:
         jobs = Jobs(
             database,
@@ -480,10 +489,6 @@ def _watch_jobs(metrics: Metrics, jobs: Jobs) -> None:
 
 def _watch_digests(metrics: Metrics, job: DigestJob) -> None:
     """Numbers of the digests of this scheduler."""
-    metrics.read_gauges(
-        lambda: {"digest_lateness_seconds": job.stats.lateness_seconds},
-        {"digest_lateness_seconds": "How long after its minute the last digest was submitted."},
-    )
     metrics.read_counters(
         lambda: {
             "digest_sent": job.stats.sent,

@@ -67,7 +67,6 @@ class DigestStats:
     skipped_late: int = 0
     skipped_weekend: int = 0
     failed: int = 0
-    lateness_seconds: float = 0.0  # of the last one that was sent, after its minute
 
 
 class DigestJob:
@@ -83,8 +82,12 @@ class DigestJob:
         settings: DigestSettings | None = None,
         *,
         wake: Callable[[], None] = lambda: None,
+        on_lateness: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        """wake: told after a commit that has brought work for the workers."""
+        """
+        wake: told after a commit that has brought work for the workers. on_lateness: told of each digest that is
+        sent how many seconds after its minute, the spread included.
+        """
         self.stats = DigestStats()
         self._database = database
         self._digests = digests
@@ -93,6 +96,7 @@ class DigestJob:
         self._clock = clock
         self._settings = settings or DigestSettings()
         self._wake = wake
+        self._on_lateness = on_lateness
 
     async def run_due(self) -> int:
         """Send every digest that is due; how many runs there were."""
@@ -284,7 +288,7 @@ class DigestJob:
             match one.state:
                 case "sent":
                     self.stats.sent += 1
-                    self.stats.lateness_seconds = (now - one.run.at).total_seconds()
+                    self._on_lateness((now - one.run.at).total_seconds())
                 case "skipped_empty":
                     self.stats.skipped_empty += 1
                 case "skipped_late":

@@ -18,6 +18,7 @@ from delivery.telemetry import DeliveryEvents, Labels
 from push.sender import SenderStats
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_LATENESS = (5, 10, 30, 60, 120, 150, 180, 300, 600, 3600, 4 * 3600)
 _LIFETIMES = (1, 10, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
 
 #: Numbers that somebody else keeps, read when they are asked for: name without prefix -> value.
@@ -62,6 +63,12 @@ class Metrics:
             "notification_delivery_latency_seconds",
             "From a notification's commit, on whatever node, to its frames in the hands of this node's transports.",
             buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.digest_lateness = Histogram(
+            "digest_lateness_seconds",
+            "From the minute that a person chose to their digest in the hands of the delivery; the spread is part of it.",
+            buckets=_LATENESS,
             registry=self.registry,
         )
         self._children: dict[tuple[str, str, int], Callable[[float], None]] = {}

@@ -328,6 +328,29 @@ async def test_runs_are_forgotten_with_the_history_of_their_tenant(desk: Desk) -
     ]
 
 
+async def test_how_late_each_is_sent_is_told_and_nothing_of_what_is_not_sent(desk: Desk) -> None:
+    told: list[float] = []
+    late = DigestJob(
+        desk.stores.database,
+        desk.digests,
+        desk.stores.heard,
+        words,
+        SystemClock(),
+        SETTINGS,
+        on_lateness=told.append,
+    )
+    for name in ("ada", "bob", "eve"):
+        await desk.subscribe(name)
+    await desk.stores.send("ada")
+    await desk.stores.send("bob")
+    await desk.due_now(timedelta(minutes=5))
+
+    await late.run_due()
+
+    assert len(told) == 2
+    assert all(300 <= seconds < 360 for seconds in told)
+
+
 # --- days off -------------------------------------------------------------------------------------------------------
 
 
