@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import email
 import json
+import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from email.message import EmailMessage
 from email.policy import default as mail_policy
 from pathlib import Path
@@ -15,45 +16,54 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
+from playwright.async_api import expect
 
+from tests.acceptance.chromium_push import Chromium, at_desktop
+from tests.acceptance.firefox import free_port
 from tests.acceptance.test_five_channels import CHAT, PHONE, Providers, providers, settled
 from tests.client import Client
-from tests.process import Node, nodes, service, token
-from tests.providers.push_service import PushService
-from tests.test_ws_push import subscribe
+from tests.process import Node, admin, nodes, service, token
 
 __all__ = ["providers"]  # a fixture
 
 EVERY = ["in_app", "email", "sms", "whatsapp", "telegram", "webhook", "push"]
 BY_PROVIDER = EVERY[1:]
 
-
-#: State and reason, of somebody without a browser, who is opted out by one channel and has no address for others.
+#: State and reason, of a person for whom each channel but one ends in another way.
 WHY = {
     "email": ("sent", None),
     "sms": ("suppressed", "opted out of channel_type sms:digest (api)"),
-    **{name: ("failed", f"no address for {name}") for name in ("whatsapp", "telegram", "webhook", "push")},
+    "whatsapp": ("suppressed", "switched off by the user for type digest, channel whatsapp"),
+    "telegram": ("suppressed", "channel not configured"),
+    "webhook": ("suppressed", "no verified address: {hook}"),
+    "push": ("failed", "no address for push"),
 }
 
 
-@pytest.fixture
-async def push_service(tmp_path: Path) -> AsyncIterator[PushService]:
-    async with PushService(tmp_path) as made:
-        yield made
-        assert not made.refusals
-
-
-@pytest.fixture
-async def node(database: str, providers: Providers, push_service: PushService) -> AsyncIterator[Node]:
-    """One process that finds every provider and the push service, and looks for due digests often."""
+@asynccontextmanager
+async def running(database: str, providers: Providers, **more: str) -> AsyncIterator[Node]:
+    """One process that finds every provider, and looks for due digests often. Its pages are the application's."""
+    port = str(free_port())
     settings: dict[str, Any] = {
         **providers.settings(),
+        "DELIVERY_SITE_URL": f"http://127.0.0.1:{port}/?user=ada",
         "VAPID_EMAIL": "ops@example.org",
-        "PUSH_CA_FILE": str(push_service.ca_file),
-        "PUSH_RESOLVE": ",".join(push_service.resolve),
         "DIGEST_TICK": "0.2",
+        **more,
     }
-    async with nodes(database, **settings) as [started]:
+    async with nodes(database, entry=("-m", "app", "serve", "--port", port), **settings) as [started]:
+        yield started
+
+
+@pytest.fixture
+async def node(database: str, providers: Providers) -> AsyncIterator[Node]:
+    async with running(database, providers) as started:
+        yield started
+
+
+@pytest.fixture
+async def chromium(tmp_path: Path) -> AsyncIterator[Chromium]:
+    async with at_desktop(tmp_path) as started:
         yield started
 
 
@@ -105,74 +115,136 @@ async def a_digest(node: Node) -> dict[str, Any]:
             await asyncio.sleep(0.05)  # another process: there is no event to await
 
 
-async def test_one_digest_by_every_channel(
-    database: str, node: Node, providers: Providers, push_service: PushService
-) -> None:
-    await introduce(node, providers)
-    device = await subscribe(node, push_service)
-    await want(node)
-    await node.notify("Please <sign> & return", user_id="ada", priority="urgent", action_url="/iep/7")
-    await node.notify("The bus is late", user_id="ada", notification_type="transport")
-    async with AsyncExitStack() as stack:
+async def timeline(node: Node, delivery: dict[str, Any]) -> dict[str, Any]:
+    """Everything that is on record of it."""
+    answer = await node.ask("GET", f"/api/v1/deliveries/{delivery['id']}", as_=admin())
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def shown(node: Node, delivery: dict[str, Any]) -> dict[str, Any]:
+    """What is on record once the browser has said that it is on the screen."""
+    async with asyncio.timeout(15):
+        while True:
+            found = await timeline(node, delivery)
+            if found["state"] == "delivered":
+                return found
+            await asyncio.sleep(0.05)  # another process: there is no event to await
+
+
+async def test_one_digest_by_every_channel(database: str, providers: Providers, chromium: Chromium) -> None:
+    async with running(database, providers, **chromium.settings()) as node, AsyncExitStack() as stack:
+        await chromium.allow(node.url)
+        page = await chromium.windows.new_page()
+        await page.goto(f"{node.url}/?user=ada")
+        assert await chromium.push(page, "ada", "enable") == "on"
+        await page.goto("about:blank")
+        await introduce(node, providers)
+        await want(node)
+        await node.notify("Please <sign> & return", user_id="ada", priority="urgent", action_url="/iep/7")
+        await node.notify("The bus is late", user_id="ada", notification_type="transport")
         ada = await stack.enter_async_context(await Client("ada").connect(node))
         await come_due(database)
         digest = await a_digest(node)
         await ada.has(digest["title"])
         deliveries = await settled(node, digest["id"], len(BY_PROVIDER))
+        [screen] = await chromium.desktop.see(digest["title"])
+        push = await shown(node, deliveries["push"])
+        records = {name: await timeline(node, deliveries[name]) for name in BY_PROVIDER}
+
+        async with chromium.windows.expect_page() as opening:
+            chromium.desktop.click(digest["title"])
+        opened = await opening.value
+        await expect(opened.locator("#inbox [part=title]").first).to_have_text(digest["title"])
+
+        await introduce(node, providers, locale="de", addresses=[])
+        await node.notify("The bus is late again", user_id="ada")
+        await opened.goto("about:blank")
+        german = (await node.ask("POST", "/api/v1/digest/run", as_=token())).json()
+        [auf_deutsch] = await chromium.desktop.see((await a_digest(node))["title"])
 
     assert digest["title"].startswith("Your day: ")
     assert digest["message"] == "2 notifications · 2 unread · 1 urgent"
     document = digest["metadata"]["digest"]
     assert document["summary"]["total_notifications"] == 2
     assert document["top_notifications"][0]["title"] == "Please <sign> & return"
-    assert {name: one["state"] for name, one in deliveries.items()} == dict.fromkeys(BY_PROVIDER, "sent")
 
-    [mail] = providers.smtp.accepted
+    assert screen.body == digest["message"]
+    [told] = push["browsers"]
+    assert (told["outcome"], told["status"]) == ("sent", 201)
+    assert told["shown_at"]
+    assert german["id"] != digest["id"]
+    assert auf_deutsch.title.startswith("Ihr Tag: ")
+    assert "ungelesen" in auf_deutsch.body
+
+    assert {records[name]["state"] for name in BY_PROVIDER if name != "push"} == {"sent"}
+    for name, record in records.items():
+        [attempt] = record["attempts"]
+        assert attempt["outcome"] == "sent", name
+        assert all(gate["passed"] and gate["saw"] for gate in attempt["gates"]), name
+        assert attempt["address_hint"] or name == "push", name  # that says it browser by browser
+
+    [mail] = providers.smtp.accepted[:1]
     said = email.message_from_bytes(mail.content, policy=mail_policy)
     assert said["Subject"] == digest["title"]
     assert said["List-Id"].startswith("<digest.")
     assert said["Auto-Submitted"] == "auto-generated"
     text, html = (part(said, kind) for kind in ("plain", "html"))
-    for words in ("Please <sign> & return", "https://app.example.test/iep/7", "The bus is late", "New York"):
+    for words in ("Please <sign> & return", f"{node.url}/iep/7", "The bus is late", "New York"):
         assert words in text
     assert "Please &lt;sign&gt; &amp; return" in html
     assert "<sign>" not in html
 
-    [sms] = providers.twilio.accepted
+    sms = providers.twilio.accepted[0]
     assert sms.fields["Body"].startswith(f"{digest['title']}\n{digest['message']}")
-    [whatsapp] = providers.meta.accepted
+    whatsapp = providers.meta.accepted[0]
     assert whatsapp.body["type"] == "template"
     assert digest["message"] in json.dumps(whatsapp.body, ensure_ascii=False)
-    [telegram] = providers.telegram.accepted
+    telegram = providers.telegram.accepted[0]
     assert digest["message"] in telegram.text
-    [hook] = providers.webhook.accepted
+    hook = providers.webhook.accepted[0]
     assert hook["data"]["metadata"]["digest"]["summary"]["total_notifications"] == 2
-    [push] = device.pushes
-    pushed = json.loads(push.text)
-    assert (pushed["title"], pushed["body"]) == (digest["title"], digest["message"])
 
 
-async def test_the_record_says_why_it_did_not_come_by_some(
-    database: str, node: Node, providers: Providers
-) -> None:
-    """No browser, one that is opted out of, one that was never given, and the rest comes."""
-    await introduce(
-        node,
-        providers,
-        addresses=[
-            {"channel": "email", "value": "ada@example.test"},
-            {"channel": "sms", "value": PHONE},
-        ],
-    )
-    out = {"scope": "channel_type", "value": "sms:digest"}
-    await node.ask("POST", "/api/v1/preferences/opt-outs", out, as_=token())
-    await want(node)
-    await node.notify(user_id="ada")
-    await come_due(database)
+async def test_the_record_says_why_it_did_not_come_by_some(database: str, providers: Providers) -> None:
+    """Opted out of, switched off, without credentials, not verified, no browser; and the rest comes."""
+    async with running(database, providers, TELEGRAM_BOT_TOKEN="") as node:
+        await introduce(
+            node,
+            providers,
+            addresses=[
+                {"channel": "email", "value": "ada@example.test"},
+                {"channel": "sms", "value": PHONE},
+                {"channel": "whatsapp", "value": PHONE},
+                {"channel": "telegram", "value": str(CHAT)},
+            ],
+        )
+        hook = {"channel": "webhook", "value": f"{providers.webhook.url}/hooks/ada"}
+        for method, path, body in (
+            ("POST", "/api/v1/recipients/ada/addresses", hook),  # her own word for it
+            ("POST", "/api/v1/preferences/opt-outs", {"scope": "channel_type", "value": "sms:digest"}),
+            ("PUT", "/api/v1/preferences", {"matrix": {"digest": {"whatsapp": False}}}),
+        ):
+            assert (await node.ask(method, path, body, as_=token())).is_success, path
+        await want(node)
+        await node.notify(user_id="ada")
+        await come_due(database)
 
-    deliveries = await settled(node, (await a_digest(node))["id"], len(BY_PROVIDER))
+        deliveries = await settled(node, (await a_digest(node))["id"], len(BY_PROVIDER))
+        records = {name: await timeline(node, one) for name, one in deliveries.items()}
 
-    assert {name: (one["state"], one["reason"]) for name, one in deliveries.items()} == WHY
+    why = {
+        name: (state, reason and reason.format(hook=providers.webhook.url))
+        for name, (state, reason) in WHY.items()
+    }
+    assert {name: (one["state"], one["reason"]) for name, one in deliveries.items()} == why
+    for name, record in records.items():
+        [attempt] = record["attempts"]
+        *passed, last = attempt["gates"]
+        assert all(gate["passed"] for gate in passed)
+        assert last["passed"] == (name == "email")
+        if name != "email":
+            assert last["saw"] == record["reason"] == attempt["reason"]
 
 
 async def test_one_click_ends_the_digest_by_mail_and_a_look_at_the_link_does_not(
@@ -209,3 +281,48 @@ async def test_one_click_ends_the_digest_by_mail_and_a_look_at_the_link_does_not
     other = (await node.notify(user_id="ada", channels=["email"])).json()
     assert (await settled(node, other["id"], 1))["email"]["state"] == "sent", "only the digest has ended"
     assert len(providers.smtp.accepted) == 2
+
+
+async def test_the_link_in_the_mail_moves_the_digest_and_a_scanner_does_not(
+    database: str, node: Node, providers: Providers
+) -> None:
+    await introduce(node, providers, locale="de")
+    await want(node, channels=["in_app", "email"])
+    await node.notify(user_id="ada")
+    await come_due(database)
+    await settled(node, (await a_digest(node))["id"], 1)
+    [mail] = providers.smtp.accepted
+    said = email.message_from_bytes(mail.content, policy=mail_policy)
+    found = re.search(r"Was Sie bekommen: (https://notify\.example\.test/p/\S+)", part(said, "plain"))
+    assert found is not None
+    assert found[1] in part(said, "html")
+    here = found[1].replace("https://notify.example.test", node.url)
+    before = (await node.ask("GET", "/api/v1/digest/subscription", as_=token())).json()
+    async with httpx.AsyncClient() as anybody:
+        looked = [await anybody.request(method, here) for method in ("GET", "HEAD", "OPTIONS", "GET")]
+        clicked = await anybody.post(here, data={"List-Unsubscribe": "One-Click"})
+        same = (await node.ask("GET", "/api/v1/digest/subscription", as_=token())).json()
+        form = {
+            "form": "preferences",
+            "is_enabled": "1",
+            "frequency": "weekdays",
+            "weekly_day": "0",
+            "time": ["19:45"],
+            "timezone": "Europe/Berlin",
+            "channel": ["email"],
+            "mail_on": "1",
+        }
+        saved = [await anybody.post(here, data=form) for _ in range(2)]
+        assert not anybody.cookies
+
+    assert [one.status_code < 300 for one in (*looked, clicked)] == [True] * 5
+    assert "Was Sie bekommen" in looked[0].text
+    assert same == before
+    assert [one.status_code for one in saved] == [200, 200]
+    now = (await node.ask("GET", "/api/v1/digest/subscription", as_=token())).json()
+    assert (now["frequency"], now["delivery_times"], now["timezone"]) == (
+        "weekdays",
+        ["19:45"],
+        "Europe/Berlin",
+    )
+    assert now["channels"] == ["email"]
