@@ -27,6 +27,9 @@ _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 _PATH = re.compile(r"[\x21-\x22\x24-\x5b\x5d-\x7e]*")  # of it, without # and \\
 
+#: A part of a path that is . or .. in somebody's reading (WHATWG URL, "single-dot" and "double-dot URL path segment").
+_DOTS = re.compile(r"(^|/)(\.|%2e){1,2}(/|$)", re.IGNORECASE)
+
 #: A host whose last label is one of these is an address in somebody's reading (WHATWG URL, "ends in a number").
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
 
@@ -85,6 +88,8 @@ def check_endpoint(text: str, settings: Whereabouts) -> str:
     # urlsplit drops tabs and line ends without a word, so it is the text that is looked at.
     if not name or "#" in rest or "\\" in text or (rest and not _VISIBLE.fullmatch(rest)):
         raise _refused("must be a URL of https, in ASCII and without a fragment")
+    if _DOTS.search(parts.path):  # no browser writes these, and readers differ in what they make of them
+        raise _refused("must have a path without dots for its parts")
     host = normalised_host(name)
     origin = f"https://{f'[{host}]' if ':' in host else host}"
     if port not in (None, HTTPS_PORT):

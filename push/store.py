@@ -25,7 +25,7 @@ from core.ids import uuid7
 from core.keys import decode_base64url, encode_base64url
 from core.sql import load
 from core.vault import SealBroken, Vault
-from push.subscription import Subscription
+from push.subscription import Subscription, identity
 
 log = structlog.stdlib.get_logger("push.store")
 
@@ -162,7 +162,7 @@ class Subscriptions:
                 stored = None if row is None else self._opened(row)
                 if row is None or stored is None or not hmac.compare_digest(stored.auth, auth):
                     raise not_found("subscription")
-                if endpoint != offer.endpoint:
+                if identity(endpoint) != identity(offer.endpoint):
                     await connection.execute(SQL["end"], row["tenant_id"], row["id"], "replaced")
                 same = replace(
                     offer, user_agent=row["user_agent"], device_info=json.loads(row["device_info"])
@@ -372,7 +372,7 @@ class Subscriptions:
         return took is not None and now - took < _WORKS_FOR.total_seconds()
 
     def _hash(self, endpoint: str) -> bytes:
-        return self._vault.lookup("push", endpoint)
+        return self._vault.lookup("push", identity(endpoint))
 
     def _sealed(self, tenant_id: str, subscription_id: UUID, offer: Offer) -> bytes:
         parts = [offer.endpoint, encode_base64url(offer.p256dh), encode_base64url(offer.auth)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64decode
 from binascii import Error
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
@@ -61,6 +62,16 @@ def read_keys(p256dh_text: str, auth_text: str) -> tuple[bytes, bytes]:
     except ValueError:
         raise BadSubscription("p256dh_key", "must be a point of the curve P-256") from None
     return p256dh, _decoded("auth_key", auth_text, AUTH_BYTES)
+
+
+def identity(endpoint: str) -> str:
+    """
+    What is alike in every spelling of an endpoint, of which the origin is normalised already.
+
+    An encoded character is the character (RFC 3986 §6.2.2.2); push services read it so also where the RFC leaves it
+    open. For comparing only: what is sent to is what the browser has said.
+    """
+    return unquote(endpoint.removesuffix("?"), encoding="latin-1")
 
 
 def _decoded(field: str, text: str, size: int) -> bytes:

@@ -240,8 +240,19 @@ async def test_who_has_learnt_an_endpoint_cannot_take_it_away(town: Town):
 
 async def test_an_endpoint_in_another_spelling_is_the_same_browser(town: Town):
     mine = await town.subscribe("ada")
+    token = mine.device.token
     for number, (here, there) in enumerate(
-        (("https", "HTTPS"), ("mozilla.com", "MOZILLA.com."), (".com/", ".com:443/"))
+        (
+            ("https", "HTTPS"),
+            ("mozilla.com", "MOZILLA.com."),
+            (".com/", ".com:443/"),
+            (".com/", ".com:/"),
+            ("wpush", "%77push"),
+            ("/v2", "%2fv2"),
+            (token, f"%{ord(token[0]):02x}{token[1:]}"),
+            (token, "".join(f"%{ord(one):02X}" for one in token)),
+            (token, f"{token}?"),
+        )
     ):
         body = town.body(mine.device)
         spelt = body | {"endpoint": body["endpoint"].replace(here, there, 1)}
@@ -250,10 +261,44 @@ async def test_an_endpoint_in_another_spelling_is_the_same_browser(town: Town):
         again = await town.edge.client(person("ada")).post(SUBSCRIBE, json=spelt)
         thief = await town.edge.client(person("eve")).post(SUBSCRIBE, json=spelt | {"auth_key": "A" * 22})
 
-        assert (again.status_code, again.json()["id"], thief.status_code) == (201, mine.id, 409)
+        assert (again.status_code, again.json()["id"], thief.status_code) == (201, mine.id, 409), there
 
+    again = await town.edge.client(person("ada")).post(SUBSCRIBE, json=town.body(mine.device))
+    assert again.json()["id"] == mine.id
     await town.push()
     assert len(mine.told) == 1
+
+
+async def test_a_browser_that_replaces_its_subscription_by_another_spelling_has_one(town: Town):
+    mine = await town.subscribe()
+    endpoint = town.service.endpoint(mine.device)
+    body = town.body(mine.device) | {
+        "old_endpoint": endpoint.replace("wpush", "wpus%68"),
+        "old_auth_key": encoded(mine.device.browser.auth),
+    }
+
+    answer = await town.edge.client().post("/api/v1/push/replace", json=body)
+
+    assert answer.status_code == 204
+    assert [row["ended_because"] for row in await town.rows()] == [None]
+
+
+async def test_what_is_dialled_is_what_the_guard_has_seen(town: Town):
+    """However the host is spelt: the name in the handshake and the Host of the request are the ones that were judged."""
+    device = town.service.subscribe(town.key)
+    body = town.body(device)
+    spelt = body | {
+        "endpoint": body["endpoint"]
+        .replace("https://updates.", "HTTPS://Updates.")
+        .replace(".com/", ".COM.:0443/")
+    }
+
+    await town.edge.client(person()).post(SUBSCRIBE, json=spelt)
+    await town.push()
+
+    assert len(device.pushes) == 1
+    assert set(town.service.handshakes) == {town.service.host}
+    assert b"\r\nHost: " + town.service.host.encode() + b"\r\n" in town.service.request_heads[-1]
 
 
 async def test_an_endpoint_belongs_to_one_person_over_all_tenants(town: Town):
