@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from tests.acceptance.firefox import free_port
 from tests.postgres import TEMPLATE, PostgresServer
 from tests.process import ENCRYPTION_KEYS, ROOT, SECRET, Node, admin, nodes, token
+from tests.servers import free_port
 
 #: The keys of the subscription that the browser has at a page of the hub.
 KEYS = """navigator.serviceWorker.getRegistration("/carillon-push/")
@@ -62,7 +62,7 @@ class Hub:
 
 
 @asynccontextmanager
-async def running_hub(postgres: PostgresServer, settings: Mapping[str, str]) -> AsyncIterator[Hub]:
+async def running_hub(postgres: PostgresServer, settings: Mapping[str, Any]) -> AsyncIterator[Hub]:
     serve = ("-m", "app", "serve", "--port", str(free_port()))  # the same page after a restart
     async with postgres.database(template=TEMPLATE) as dsn, nodes(dsn, entry=serve, **settings) as [node]:
         yield Hub(node, dsn)

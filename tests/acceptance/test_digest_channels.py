@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import email
 import json
-import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from email.message import EmailMessage
@@ -19,10 +18,10 @@ import pytest
 from playwright.async_api import expect
 
 from tests.acceptance.chromium_push import Chromium, at_desktop
-from tests.acceptance.firefox import free_port
 from tests.acceptance.test_five_channels import CHAT, PHONE, Providers, providers, settled
 from tests.client import Client
 from tests.process import Node, admin, nodes, service, token
+from tests.servers import free_port
 
 __all__ = ["providers"]  # a fixture
 
@@ -281,48 +280,3 @@ async def test_one_click_ends_the_digest_by_mail_and_a_look_at_the_link_does_not
     other = (await node.notify(user_id="ada", channels=["email"])).json()
     assert (await settled(node, other["id"], 1))["email"]["state"] == "sent", "only the digest has ended"
     assert len(providers.smtp.accepted) == 2
-
-
-async def test_the_link_in_the_mail_moves_the_digest_and_a_scanner_does_not(
-    database: str, node: Node, providers: Providers
-) -> None:
-    await introduce(node, providers, locale="de")
-    await want(node, channels=["in_app", "email"])
-    await node.notify(user_id="ada")
-    await come_due(database)
-    await settled(node, (await a_digest(node))["id"], 1)
-    [mail] = providers.smtp.accepted
-    said = email.message_from_bytes(mail.content, policy=mail_policy)
-    found = re.search(r"Was Sie bekommen: (https://notify\.example\.test/p/\S+)", part(said, "plain"))
-    assert found is not None
-    assert found[1] in part(said, "html")
-    here = found[1].replace("https://notify.example.test", node.url)
-    before = (await node.ask("GET", "/api/v1/digest/subscription", as_=token())).json()
-    async with httpx.AsyncClient() as anybody:
-        looked = [await anybody.request(method, here) for method in ("GET", "HEAD", "OPTIONS", "GET")]
-        clicked = await anybody.post(here, data={"List-Unsubscribe": "One-Click"})
-        same = (await node.ask("GET", "/api/v1/digest/subscription", as_=token())).json()
-        form = {
-            "form": "preferences",
-            "is_enabled": "1",
-            "frequency": "weekdays",
-            "weekly_day": "0",
-            "time": ["19:45"],
-            "timezone": "Europe/Berlin",
-            "channel": ["email"],
-            "mail_on": "1",
-        }
-        saved = [await anybody.post(here, data=form) for _ in range(2)]
-        assert not anybody.cookies
-
-    assert [one.status_code < 300 for one in (*looked, clicked)] == [True] * 5
-    assert "Was Sie bekommen" in looked[0].text
-    assert same == before
-    assert [one.status_code for one in saved] == [200, 200]
-    now = (await node.ask("GET", "/api/v1/digest/subscription", as_=token())).json()
-    assert (now["frequency"], now["delivery_times"], now["timezone"]) == (
-        "weekdays",
-        ["19:45"],
-        "Europe/Berlin",
-    )
-    assert now["channels"] == ["email"]

@@ -17,12 +17,12 @@ from playwright.async_api import Page, expect
 from core.keys import decode_base64url
 from push.encryption import encrypt
 from tests.acceptance.chromium_push import Chromium, at_desktop
-from tests.acceptance.firefox import free_port
 from tests.acceptance.push_stage import FORGET, KEYS, NOBODY_LOOKS, UNSUBSCRIBE, Hub, PushStage, running_hub
 from tests.postgres import PostgresServer
 from tests.process import token
 from tests.providers.desktop import Notification
 from tests.providers.gcm import Registered
+from tests.servers import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
