@@ -156,6 +156,10 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 def _reason(error: Exception) -> str:
     match error:
+        case aiohttp.ClientHttpProxyError():
+            return "the proxy makes no connection to the push service"
+        case aiohttp.ClientProxyConnectionError():
+            return "no connection to the proxy"
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
             return "the push service's certificate was refused"
         case aiohttp.ClientConnectorDNSError():
