@@ -218,6 +218,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         settings.digest,
         wake=wake,
         on_lateness=metrics.digest_lateness.observe,
+        looking=presence.looking,
     )
     if "scheduler" in settings.process.roles:
         jobs = Jobs(

@@ -26,6 +26,7 @@ from core.errors import ServiceError, not_found
 from core.identity import Identity
 from core.notification import Priority
 from delivery.draft import MAX_CONTENT_BYTES, Submission, Users
+from delivery.facts import Looking, nobody_looks
 from delivery.ingest import Accepted, Order, Stored, Written, write
 from delivery.outbox import PROVIDED
 from digest.store import Digests, DigestSettings, Ran, Subscription, Window
@@ -83,10 +84,11 @@ class DigestJob:
         *,
         wake: Callable[[], None] = lambda: None,
         on_lateness: Callable[[float], None] = lambda seconds: None,
+        looking: Looking = nobody_looks,
     ) -> None:
         """
         wake: told after a commit that has brought work for the workers. on_lateness: told of each digest that is
-        sent how many seconds after its minute, the spread included.
+        sent how many seconds after its minute, the spread included. looking: who has the application before their eyes.
         """
         self.stats = DigestStats()
         self._database = database
@@ -97,6 +99,7 @@ class DigestJob:
         self._settings = settings or DigestSettings()
         self._wake = wake
         self._on_lateness = on_lateness
+        self._looking = looking
 
     async def run_due(self) -> int:
         """Send every digest that is due; how many runs there were."""
@@ -203,18 +206,20 @@ class DigestJob:
         due = [(one, run) for one, run in due if not _is_off(one, run)]
         windows = await self._digests.windows(connection, [one for one, _ in due])
         locales = await self._digests.locales(connection, [one for one, _ in due])
+        there = await self._who_is_there(connection, [one for one, _ in due if one.wanted.inbox_when_active])
+        quiet = await self._who_heard_nothing(connection, [two for two in due if two[0].wanted.all_quiet])
         orders: list[Order] = []
         sent: list[tuple[Subscription, Run, Window, Digest, bool]] = []
         for (one, run), window, locale in zip(due, windows, locales, strict=True):
             is_late = now - run.at > self._settings.catch_up
             digest = self._digest(one, run, window, now)
-            if is_late or digest.is_empty:
+            if is_late or (digest.is_empty and id(one) not in quiet):
                 state = "skipped_late" if is_late else "skipped_empty"
                 ran.append(Ran(one, run, state, is_late, window, digest.total, digest.unread, None, None))
                 continue
             late = now - run.at > self._settings.spread * 2
             try:
-                orders.append(self._order(one, digest, locale))
+                orders.append(self._order(one, digest, locale, there=id(one) in there))
             except ServiceError as error:  # one person's must not keep back everybody's
                 log.error("digest_not_submitted", exc_info=error)
                 ran.append(Ran(one, run, "failed", late, window, digest.total, digest.unread, None, None))
@@ -260,7 +265,23 @@ class DigestJob:
             frequency=one.wanted.frequency,
         )
 
-    def _order(self, one: Subscription, digest: Digest, locale: str | None) -> Order:
+    async def _who_is_there(self, connection: Connection, people: Sequence[Subscription]) -> frozenset[int]:
+        """Who has the application before their eyes, or has read something in it lately; by id()."""
+        looking = await asyncio.gather(*(self._looking(one.tenant_id, one.user_id) for one in people))
+        active = await self._digests.active(connection, people)
+        return frozenset(id(one) for one, *signs in zip(people, looking, active, strict=True) if any(signs))
+
+    async def _who_heard_nothing(
+        self, connection: Connection, due: Sequence[tuple[Subscription, Run]]
+    ) -> frozenset[int]:
+        """Who has not been sent anything for a week; by id()."""
+        told = await self._digests.told_on(connection, [one for one, _ in due])
+        return frozenset(
+            id(one) for (one, run), day in zip(due, told, strict=True) if run.date - day >= timedelta(weeks=1)
+        )
+
+    def _order(self, one: Subscription, digest: Digest, locale: str | None, *, there: bool = False) -> Order:
+        """there: they are in the application and want it there only."""
         title, message = self._words(digest, locale)
         urgent = any(item.priority == "urgent" for item in digest.top)
         submission = Submission(
@@ -270,7 +291,7 @@ class DigestJob:
             message=message,
             notification_type=DIGEST_TYPE,
             priority=Priority.HIGH if urgent else Priority.NORMAL,
-            channels=one.wanted.channels,
+            channels=("in_app",) if there else one.wanted.channels,
             metadata={"digest": _fitting(digest.document, title, message)},
         )
         sender = Identity(tenant_id=one.tenant_id, user_id=_SENDER_ID, kind="service")

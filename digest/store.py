@@ -46,6 +46,10 @@ class DigestSettings:
         hours=4
     )  # later than this a digest is skipped, and its content is the next one's
 
+    active: timedelta = timedelta(
+        minutes=5
+    )  # who was in the application within this has it only there, if they want so
+
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError("must be at least 1")
@@ -184,6 +188,8 @@ class Digests:
                 None if run is None else run.slot,
                 TZDATA,
                 positions,
+                wanted.all_quiet,
+                wanted.inbox_when_active,
             )
             stored = await connection.fetchrow(SQL["find"], tenant_id, user_id)
             assert stored is not None, "it was put there"
@@ -283,6 +289,18 @@ class Digests:
         tenants, users = [one.tenant_id for one in people], [one.user_id for one in people]
         rows = await connection.fetch(SQL["locales"], tenants, users) if people else []
         return [row["locale"] for row in rows]
+
+    async def told_on(self, connection: Connection, people: Sequence[Subscription]) -> list[date]:
+        """The local date of the last digest that each was sent, or on which they subscribed."""
+        tenants, users = [one.tenant_id for one in people], [one.user_id for one in people]
+        rows = await connection.fetch(SQL["told_on"], tenants, users) if people else []
+        return [row["told_on"] for row in rows]
+
+    async def active(self, connection: Connection, people: Sequence[Subscription]) -> list[bool]:
+        """Whether each has read something lately."""
+        tenants, users = [one.tenant_id for one in people], [one.user_id for one in people]
+        rows = await connection.fetch(SQL["active"], tenants, users, self._settings.active) if people else []
+        return [row["active"] for row in rows]
 
     async def finish(self, connection: Connection, ran: Sequence[Ran], now: datetime) -> None:
         """
@@ -440,6 +458,8 @@ def _subscription(row: asyncpg.Record, settings: DigestSettings, *, is_done: boo
         min_priority=Priority(row["min_priority"]),
         unread_only=row["unread_only"],
         channels=tuple(row["channels"]),
+        all_quiet=row["all_quiet"],
+        inbox_when_active=row["inbox_when_active"],
     )
     run = last = None
     if row["next_run_at"] is not None:

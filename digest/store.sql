@@ -36,15 +36,17 @@ WHERE m.tenant_id = $1 AND m.user_id = $2;
 --   or NULL: as they are
 INSERT INTO digest_subscriptions (
     tenant_id, user_id, is_enabled, frequency, delivery_times, weekly_day, timezone, exclude_weekends, include_types,
-    exclude_types, min_priority, unread_only, channels, next_run_at, next_date, next_slot, tzdata, positions)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, coalesce($18::text, '{}')::json)
+    exclude_types, min_priority, unread_only, channels, next_run_at, next_date, next_slot, tzdata, positions, all_quiet,
+    inbox_when_active)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, coalesce($18::text, '{}')::json, $19, $20)
 ON CONFLICT (tenant_id, user_id) DO UPDATE
 SET is_enabled = excluded.is_enabled, frequency = excluded.frequency, delivery_times = excluded.delivery_times,
     weekly_day = excluded.weekly_day, timezone = excluded.timezone, exclude_weekends = excluded.exclude_weekends,
     include_types = excluded.include_types, exclude_types = excluded.exclude_types,
     min_priority = excluded.min_priority, unread_only = excluded.unread_only, channels = excluded.channels,
     next_run_at = excluded.next_run_at, next_date = excluded.next_date, next_slot = excluded.next_slot,
-    tzdata = excluded.tzdata, changed_at = now(),
+    tzdata = excluded.tzdata, changed_at = now(), all_quiet = excluded.all_quiet,
+    inbox_when_active = excluded.inbox_when_active,
     device_timezone = CASE WHEN digest_subscriptions.timezone = excluded.timezone
                            THEN digest_subscriptions.device_timezone END,
     device_timezone_since = CASE WHEN digest_subscriptions.timezone = excluded.timezone
@@ -188,6 +190,28 @@ WHERE r.archived_at IS NULL
   AND n.notification_type <> ALL (string_to_array(w.exclude, ','))
   AND n.priority = ANY (string_to_array(w.priorities, ','))
   AND (NOT w.unread_only OR coalesce(r.read, e.seq <= w.read_all_seq) IS NOT TRUE);
+
+-- name: told_on
+-- For which local date each had their last digest; who never had one, when they subscribed.
+--   $1 tenant ids text[], $2 user ids text[]
+-- Leans on digest_runs_pkey.
+SELECT coalesce(r.local_date, s.created_at::date) AS told_on
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c (tenant_id, user_id, place)
+JOIN digest_subscriptions s ON s.tenant_id = c.tenant_id AND s.user_id = c.user_id
+LEFT JOIN LATERAL (
+    SELECT r.local_date FROM digest_runs r
+    WHERE r.tenant_id = c.tenant_id AND r.user_id = c.user_id AND r.state = 'sent'
+    ORDER BY r.local_date DESC LIMIT 1) AS r ON true
+ORDER BY c.place;
+
+-- name: active
+-- Who of some people has read something in the application lately.
+--   $1 tenant ids text[], $2 user ids text[], $3 lately interval
+-- Leans on the primary key of notification_receipts.
+SELECT EXISTS (SELECT FROM notification_receipts r
+               WHERE r.tenant_id = c.tenant_id AND r.user_id = c.user_id AND r.read_at > now() - $3::interval) AS active
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c (tenant_id, user_id, place)
+ORDER BY c.place;
 
 -- name: locales
 -- In which language each person reads; NULL where nobody has said.

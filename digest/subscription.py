@@ -36,7 +36,8 @@ class Wanted:
     A person's wishes.
 
     delivery_times: of the wall clock, to the minute, sorted; of an hourly digest only the minute of the first
-    counts. weekly_day: 0 is Monday; of a weekly digest only. include_types: None is every type.
+    counts. weekly_day: 0 is Monday; of a weekly digest only. include_types: None is every type. all_quiet: a week without
+    anything to tell is told. inbox_when_active: who has just been in the application has it there and nowhere else.
     """
 
     is_enabled: bool = True
@@ -50,6 +51,8 @@ class Wanted:
     min_priority: Priority = Priority.LOW
     unread_only: bool = False
     channels: tuple[str, ...] = DEFAULT_CHANNELS
+    all_quiet: bool = False
+    inbox_when_active: bool = False
 
 
 def check(wanted: Wanted, off: DaysOff = NONE) -> None:

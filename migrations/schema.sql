@@ -161,6 +161,8 @@ CREATE TABLE public.digest_subscriptions (
     min_priority text DEFAULT 'low'::text NOT NULL,
     unread_only boolean DEFAULT false NOT NULL,
     channels text[] DEFAULT '{in_app,email}'::text[] NOT NULL,
+    all_quiet boolean DEFAULT false NOT NULL,
+    inbox_when_active boolean DEFAULT false NOT NULL,
     next_run_at timestamp with time zone,
     next_date date,
     next_slot smallint,

@@ -185,7 +185,7 @@ async def serving(dsn: str, *, push: PushSettings | None = None) -> AsyncIterato
             peers=Peers(status, hub.publish_control, clock),
             presence=presence,
             digests=digests,
-            digest_job=DigestJob(opened, digests, hub, words, clock),
+            digest_job=DigestJob(opened, digests, hub, words, clock, looking=presence.looking),
             delivery=delivering(opened, hub, vault, clock, push=pushing),
             push_tests=Throttle(ApiSettings().push_test_rate, clock, holds_services=True),
             health=Health(

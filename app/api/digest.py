@@ -65,6 +65,13 @@ class DigestWanted(Body):
     min_priority: PriorityName = Field(default="low", description="This one and what is more urgent.")
     unread_only: bool = False
     channels: Channels | None = Field(default=None, description="Without it: in_app and email.")
+    all_quiet: bool = Field(
+        default=False, description="Send one that says so when there was nothing for a week."
+    )
+    inbox_when_active: bool = Field(
+        default=False,
+        description="Who is in the application when it comes, or was just now, has it in the inbox only.",
+    )
 
 
 class WantedQuery(PersonQuery):
@@ -102,6 +109,8 @@ class DigestSubscription(Answer):
     min_priority: PriorityName
     unread_only: bool
     channels: list[str]
+    all_quiet: bool
+    inbox_when_active: bool
     next_run: NextRun | None
     proposed_timezone: str | None = Field(
         description="What their device has shown for 24 hours, where that is another time. To accept it, PUT it as timezone."
@@ -278,6 +287,8 @@ def _wanted(said: DigestWanted) -> Wanted:
         min_priority=Priority(said.min_priority),
         unread_only=said.unread_only,
         channels=tuple(said.channels or DEFAULT_CHANNELS),
+        all_quiet=said.all_quiet,
+        inbox_when_active=said.inbox_when_active,
     )
 
 
@@ -308,6 +319,8 @@ def _shown(stored: Subscription, now: datetime) -> DigestSubscription:
         min_priority=wanted.min_priority.value,
         unread_only=wanted.unread_only,
         channels=list(wanted.channels),
+        all_quiet=wanted.all_quiet,
+        inbox_when_active=wanted.inbox_when_active,
         next_run=None if (run := stored.next_sent()) is None else _run(run, table),
         proposed_timezone=stored.proposed_timezone(now),
     )

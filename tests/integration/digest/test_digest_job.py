@@ -351,6 +351,62 @@ async def test_how_late_each_is_sent_is_told_and_nothing_of_what_is_not_sent(des
     assert all(300 <= seconds < 360 for seconds in told)
 
 
+async def test_a_quiet_week_is_told_of_once_a_week_to_who_wants_to_hear(desk: Desk) -> None:
+    for name, wants in (("ada", True), ("bob", False)):
+        await desk.subscribe(name, all_quiet=wants)
+    states = []
+    for day in range(9):
+        await desk.stores.query(
+            "UPDATE digest_subscriptions SET next_run_at = now(), next_date = created_at::date + $1::int, next_slot = 0",
+            day,
+        )
+        await desk.job.run_due()
+        [row] = await desk.stores.query(
+            "SELECT r.state FROM digest_runs r JOIN digest_subscriptions s USING (tenant_id, user_id)"
+            " WHERE user_id = 'ada' AND local_date = s.created_at::date + $1::int",
+            day,
+        )
+        states.append(row["state"])
+
+    assert states == [*["skipped_empty"] * 7, "sent", "skipped_empty"]
+    [document] = await desk.sent()
+    assert document["summary"]["total_notifications"] == 0
+    bobs = await desk.stores.query("SELECT DISTINCT state FROM digest_runs WHERE user_id = 'bob'")
+    assert [row["state"] for row in bobs] == ["skipped_empty"]
+
+
+@pytest.mark.parametrize(
+    ("wants", "reads", "looks", "channels"),
+    [
+        (True, False, False, {"in_app", "email"}),
+        (True, True, False, {"in_app"}),
+        (True, False, True, {"in_app"}),
+        (False, True, True, {"in_app", "email"}),
+    ],
+)
+async def test_who_is_in_the_application_has_it_there_only_if_they_want_so(
+    desk: Desk, wants: bool, reads: bool, looks: bool, channels: set[str]
+) -> None:
+    async def looking(tenant_id: str, user_id: str) -> bool:
+        return looks and (tenant_id, user_id) == (TENANT_ID, "ada")
+
+    job = DigestJob(
+        desk.stores.database, desk.digests, desk.stores.heard, words, SystemClock(), SETTINGS, looking=looking
+    )
+    await desk.subscribe(channels=("in_app", "email"), inbox_when_active=wants)
+    long_ago, one = await desk.stores.send("ada"), await desk.stores.send("ada")
+    await desk.stores.inbox.change(person("ada"), "read", [long_ago])
+    await desk.stores.query("UPDATE notification_receipts SET read_at = now() - interval '6 minutes'")
+    if reads:
+        await desk.stores.inbox.change(person("ada"), "read", [one])
+    await desk.due_now()
+
+    await job.run_due()
+
+    [row] = await desk.stores.query("SELECT channels FROM notifications WHERE notification_type = 'digest'")
+    assert set(row["channels"]) == channels
+
+
 # --- days off -------------------------------------------------------------------------------------------------------
 
 
