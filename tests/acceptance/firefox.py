@@ -115,6 +115,13 @@ class Firefox:
         """What the expression comes to, as JSON; a promise is awaited; it counts as a person's click."""
         return await self._run(script, {"context": self._window}, userActivation=True)
 
+    async def load(self, script: str) -> None:
+        """Run statements in the page, whatever its policy."""
+        target = {"context": self._window}
+        result = await self.call("script.evaluate", expression=script, target=target, awaitPromise=False)
+        if result["type"] == "exception":
+            raise Failed(result["exceptionDetails"]["text"])
+
     async def chrome(self, script: str) -> Any:
         return await self._run(script, {"context": self._chrome})
 
