@@ -24,6 +24,7 @@ from app.jwks import JwksSettings
 from core.database import DatabaseSettings
 from core.identity import TokenSettings, is_user_id
 from core.keys import SECRET_MIN_BYTES
+from core.plugins import GROUP, installed
 from core.vault import read_keys
 from delivery.addresses import normalise
 from delivery.breaker import BreakerSettings
@@ -44,6 +45,7 @@ from delivery.connections_store import ConnectionLogSettings
 from delivery.hooks import HookSettings
 from delivery.ingest import IngestSettings
 from delivery.jobs import JobsSettings
+from delivery.plugins import BadPlugin, plugin, settings_of
 from delivery.routing import AlertSettings
 from delivery.sandbox import SandboxSettings
 from delivery.verification_store import VerificationSettings
@@ -161,6 +163,9 @@ class Settings:
     sandbox: SandboxSettings
     push: PushSettings
     pushing: SenderSettings
+    plugins: Mapping[str, Mapping[str, str]] = field(
+        default_factory=dict, repr=False
+    )  # by channel: its variables
 
     @property
     def ways(self) -> ChannelSettings:
@@ -172,6 +177,7 @@ class Settings:
             telegram=self.telegram,
             webhook=self.webhook,
             simulator=self.simulator,
+            plugins=self.plugins,
         )
 
     @property
@@ -301,6 +307,7 @@ def read(environment: Mapping[str, str], *, version: str = "0") -> Settings:
     alerts = _fill(AlertSettings, given)
     _check_alerts(alerts)
     return Settings(
+        plugins=_plugins(given),
         process=process,
         secrets=secrets,
         database=_fill(DatabaseSettings, given, url=secrets.database_url or ""),
@@ -400,6 +407,14 @@ def _check_keys(text: str | None) -> None:
         read_keys(text) if text is not None else None
     except ValueError as error:  # one of its own sentences
         raise BadSetting("DELIVERY_ENCRYPTION_KEYS", str(error)) from None
+
+
+def _plugins(given: Mapping[str, str]) -> dict[str, Mapping[str, str]]:
+    """The variables of each channel that somebody else has written."""
+    try:
+        return {name: settings_of(name, given) for name in installed() if plugin(name) is not None}
+    except BadPlugin as error:
+        raise BadSetting(GROUP, str(error)) from error
 
 
 def _check_alerts(alerts: AlertSettings) -> None:

@@ -9,6 +9,8 @@ from uuid import UUID
 
 import msgspec
 
+from core.plugins import BUILT_IN, installed
+
 
 class Priority(StrEnum):
     """Ordered: low < normal < high < urgent (X-3). "At least normal" includes normal."""
@@ -25,8 +27,8 @@ class Priority(StrEnum):
 
 RANKS: dict[str, int] = {"low": 10, "normal": 20, "high": 30, "urgent": 40}
 
-#: The stored names of every way to a person (AIVO-10). The first two need no provider.
-DELIVERY_CHANNELS = ("websocket", "in_app", "push", "email", "sms", "whatsapp", "telegram", "webhook")
+#: The stored names of every way to a person (AIVO-10), those of plugins last. The first two need no provider.
+DELIVERY_CHANNELS = (*BUILT_IN, *installed())
 
 #: The ways that are the streams themselves: whoever is sent something by one of them is shown it live and finds
 #: it in the inbox. A notification for none of them is stored, and is the other channels' business (X-31).

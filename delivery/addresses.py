@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
-from typing import Literal, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import idna
 import phonenumbers
 from phonenumbers import NumberParseException, PhoneNumberFormat, PhoneNumberType
 
-AddressChannel = Literal["email", "sms", "whatsapp", "telegram", "webhook"]
+from delivery.channel import PROVIDER_CHANNELS
+from delivery.plugins import plugin
 
 #: The channels that reach people at an address of theirs.
-ADDRESS_CHANNELS: tuple[AddressChannel, ...] = get_args(AddressChannel)
+ADDRESS_CHANNELS = tuple(name for name in PROVIDER_CHANNELS if name != "push")
 
 #: No address is longer than the longest URL that is taken.
 MAX_ADDRESS = 2048
@@ -65,6 +65,8 @@ def normalise(channel: str, text: str, region: str | None = None, *, plain_http:
             return _chat(text)
         case "webhook":
             return _webhook(text, plain_http)
+    if (theirs := plugin(channel)) is not None:
+        return theirs.normalise(text)
     raise ValueError(f"must be an address of {', '.join(ADDRESS_CHANNELS)}")
 
 
@@ -82,7 +84,8 @@ def hint(channel: str, value: str) -> str:
         case "webhook":
             url = urlsplit(value)
             return f"{url.scheme}://{url.netloc}"
-    return "***"
+    theirs = plugin(channel)
+    return "***" if theirs is None else theirs.hint(value)
 
 
 def mask_phone(number: str) -> str:

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
+from core.notification import DELIVERY_CHANNELS, SHOWN
 from core.outcome import Outcome
 
 #: What is done about an attempt of which nobody knows the end (RELIABILITY 5.6). `repeat`: the other side
@@ -30,7 +31,7 @@ UNKNOWN: Mapping[str, UnknownPolicy] = {
 }
 
 #: The channels that need a provider, by their stored names.
-PROVIDER_CHANNELS = ("push", "email", "sms", "whatsapp", "telegram", "webhook")
+PROVIDER_CHANNELS = tuple(name for name in DELIVERY_CHANNELS if name not in SHOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -242,7 +242,7 @@ CREATE TABLE public.notification_deliveries (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     sent_at timestamp with time zone,
     finished_at timestamp with time zone,
-    CONSTRAINT notification_deliveries_channel_check CHECK ((channel = ANY (ARRAY['push'::text, 'email'::text, 'sms'::text, 'whatsapp'::text, 'telegram'::text, 'webhook'::text]))),
+    CONSTRAINT notification_deliveries_channel_check CHECK ((channel ~ '^[a-z][a-z0-9_]{1,31}$'::text)),
     CONSTRAINT notification_deliveries_check CHECK (((finished_at IS NULL) = (state = ANY (ARRAY['queued'::text, 'processing'::text, 'deferred'::text, 'unknown'::text])))),
     CONSTRAINT notification_deliveries_check1 CHECK (((state = 'processing'::text) = (claimed_by IS NOT NULL))),
     CONSTRAINT notification_deliveries_check2 CHECK ((((kind = 'event'::text) = (event IS NOT NULL)) AND ((kind = 'event'::text) = (endpoint_id IS NOT NULL)) AND ((kind = 'event'::text) = (user_id IS NULL)))),
@@ -357,7 +357,7 @@ CREATE TABLE public.preference_rules (
     channel text NOT NULL,
     is_enabled boolean NOT NULL,
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT preference_rules_channel_check CHECK ((channel = ANY (ARRAY['*'::text, 'push'::text, 'email'::text, 'sms'::text, 'whatsapp'::text, 'telegram'::text, 'webhook'::text])))
+    CONSTRAINT preference_rules_channel_check CHECK ((channel ~ '^(\*|[a-z][a-z0-9_]{1,31})$'::text))
 );
 
 CREATE TABLE public.provider_events (
@@ -431,7 +431,7 @@ CREATE TABLE public.recipient_addresses (
     pause_reason text,
     window_until timestamp with time zone,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
-    CONSTRAINT recipient_addresses_channel_check CHECK ((channel = ANY (ARRAY['email'::text, 'sms'::text, 'whatsapp'::text, 'telegram'::text, 'webhook'::text]))),
+    CONSTRAINT recipient_addresses_channel_check CHECK ((channel ~ '^[a-z][a-z0-9_]{1,31}$'::text)),
     CONSTRAINT recipient_addresses_check CHECK (((paused_at IS NULL) = (pause_reason IS NULL))),
     CONSTRAINT recipient_addresses_lookup_check CHECK ((length(lookup) = 16))
 );
@@ -702,7 +702,7 @@ CREATE UNIQUE INDEX idx_delivery_batches_id ON public.delivery_batches USING btr
 
 CREATE INDEX idx_delivery_broadcasts_due ON public.delivery_broadcasts USING btree (due_at) WHERE (state = 'running'::text);
 
-CREATE INDEX idx_digest_runs_age ON public.digest_runs USING btree (tenant_id, ran_at);
+CREATE INDEX idx_digest_runs_age ON public.digest_runs USING btree (tenant_id, ran_at) WHERE (ran_at IS NOT NULL);
 
 CREATE INDEX idx_digest_subscriptions_due ON public.digest_subscriptions USING btree (next_run_at) WHERE (next_run_at IS NOT NULL);
 

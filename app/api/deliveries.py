@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 from starlette.responses import Response
 
-from app.api.models import Answer, Body, Moment, Parameters, UserId, Whole, unique
+from app.api.models import Answer, Body, Moment, Parameters, ProviderChannel, UserId, Whole, unique
 from app.api.operation import Call, Operation, answer
 from app.api.reading import query, read
 from app.api.submission import Message, Title
@@ -17,7 +17,6 @@ from core.errors import ServiceError, not_found
 from delivery.deliveries_store import MAX_REPLAY, Page, Replayed, Selection, State
 from push.store import Ended
 
-ProviderChannel = Literal["push", "email", "sms", "whatsapp", "telegram", "webhook"]
 #: A provider's code, or one of ours: short and printable.
 Code = Annotated[str, StringConstraints(pattern=r"^[!-~]([ -~]{0,62}[!-~])?$")]
 Limit = Annotated[Whole, Field(ge=1, le=500)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -20,7 +21,10 @@ from pydantic import (
 from pydantic.config import JsonDict
 
 from core.identity import is_user_id
+from core.notification import DELIVERY_CHANNELS
 from core.streams import is_tenant_id, is_topic
+from delivery.addresses import ADDRESS_CHANNELS
+from delivery.channel import PROVIDER_CHANNELS
 
 #: RFC 3339 section 5.6. Without an offset a moment means nothing.
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
@@ -123,6 +127,24 @@ TYPE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"
 NotificationType: TypeAlias = Annotated[str, StringConstraints(pattern=TYPE_PATTERN)]
 
 PriorityName: TypeAlias = Literal["low", "normal", "high", "urgent"]
+
+
+def _among(names: Sequence[str]) -> tuple[AfterValidator, WithJsonSchema]:
+    """One of a closed set that is known when the process begins: what is installed belongs to it."""
+    listed = ", ".join(names)
+
+    def check(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"must be among {listed}")
+        return value
+
+    return AfterValidator(check), WithJsonSchema({"type": "string", "enum": list(names)})
+
+
+#: Every way to a person; those with a provider; those that reach people at addresses of theirs.
+DeliveryChannel: TypeAlias = Annotated[str, *_among(DELIVERY_CHANNELS)]
+ProviderChannel: TypeAlias = Annotated[str, *_among(PROVIDER_CHANNELS)]
+AddressChannel: TypeAlias = Annotated[str, *_among(ADDRESS_CHANNELS)]
 
 #: A key of the producer's own: what replaces what, what belongs together.
 OwnKey: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=255)]

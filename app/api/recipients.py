@@ -20,7 +20,7 @@ from pydantic import (
 from starlette.responses import Response
 
 from app.api.auth import InsufficientScope
-from app.api.models import Answer, Body, Parameters, Whole
+from app.api.models import AddressChannel, Answer, Body, Parameters, Whole
 from app.api.operation import Call, Operation, answer, nothing
 from app.api.problems import refused
 from app.api.reading import query, read
@@ -28,7 +28,7 @@ from core.errors import Fault, invalid, not_found
 from core.identity import is_user_id
 from core.keys import decode_base64url, encode_base64url
 from core.locale import is_language_tag, is_timezone
-from delivery.addresses import MAX_ADDRESS, AddressChannel, normalise
+from delivery.addresses import MAX_ADDRESS, normalise
 from delivery.audit_store import actor_of
 from delivery.recipients_store import Introduction, Recipient, RecipientAddress
 
@@ -359,7 +359,7 @@ class Named(NamedTuple):
     """An address of a request: where it stands, for which channels, and what somebody wrote."""
 
     path: str
-    channels: tuple[AddressChannel, ...]
+    channels: tuple[str, ...]
     text: str
 
 
@@ -382,8 +382,8 @@ class InlinePerson(Body):
 
     def named(self, path: str) -> Iterator[Named]:
         """The addresses among it. path: of the person in the request."""
-        by_phone: tuple[AddressChannel, ...] = ("sms", "whatsapp") if self.whatsapp is None else ("sms",)
-        channels: Mapping[str, tuple[AddressChannel, ...]] = {
+        by_phone: tuple[str, ...] = ("sms", "whatsapp") if self.whatsapp is None else ("sms",)
+        channels: Mapping[str, tuple[str, ...]] = {
             "email": ("email",),
             "phone": by_phone,
             "whatsapp": ("whatsapp",),
@@ -470,7 +470,7 @@ def _position(cursor: str) -> str:
 def _address(one: RecipientAddress) -> PersonAddress:
     return PersonAddress(
         id=str(one.id),
-        channel=one.channel,  # type: ignore[arg-type] # the table holds only these words
+        channel=one.channel,
         hint=one.hint,
         is_primary=one.is_primary,
         verified_at=one.verified_at,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import Field
 from starlette.responses import Response
 
-from app.api.models import Answer, Parameters, Whole
+from app.api.models import Answer, Parameters, ProviderChannel, Whole
 from app.api.operation import Call, Operation, answer, nothing
 from app.api.reading import query
 
@@ -19,7 +19,7 @@ class SandboxQuery(Parameters):
 
     limit: Annotated[Whole, Field(ge=1, le=500)] = 50
     cursor: UUID | None = Field(default=None, description="The next_cursor of the page before.")
-    channel: Literal["push", "email", "sms", "whatsapp", "telegram", "webhook"] | None = None
+    channel: ProviderChannel | None = None
 
 
 class CapturedAnswer(Answer):

@@ -15,6 +15,7 @@ from app.api.models import (
     Answer,
     Body,
     Content,
+    DeliveryChannel,
     Moment,
     NotificationType,
     OwnKey,
@@ -25,7 +26,7 @@ from app.api.operation import Call, answer
 from app.api.problems import refused
 from core.errors import Fault, ServiceError
 from core.links import validate_action_url
-from core.notification import DEFAULT_CHANNELS, Priority
+from core.notification import DEFAULT_CHANNELS, DELIVERY_CHANNELS, Priority
 from delivery import local_time
 from delivery.draft import Audience, Batching, Submission, Users
 from delivery.ingest import Accepted, Stored
@@ -42,10 +43,9 @@ def _wall_clock(text: str) -> str:
 #: A promise for later than this is a mistake in the year more often than a wish.
 FARTHEST = timedelta(days=366)
 
-Channel = Literal["websocket", "in_app", "push", "email", "sms", "whatsapp", "telegram", "webhook"]
 Channels = Annotated[
-    list[Channel],
-    Field(min_length=1, max_length=8, json_schema_extra={"uniqueItems": True}),
+    list[DeliveryChannel],
+    Field(min_length=1, max_length=len(DELIVERY_CHANNELS), json_schema_extra={"uniqueItems": True}),
     AfterValidator(unique),
 ]
 Title = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"\S")]

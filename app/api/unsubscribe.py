@@ -88,7 +88,7 @@ def operations() -> tuple[Operation, ...]:
 
 
 def _what(subscription: Subscription) -> str:
-    channel = _CHANNELS[subscription.channel]
+    channel = _CHANNELS.get(subscription.channel, subscription.channel)
     return f"<strong>{escape(subscription.notification_type)}</strong> by {channel}"
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import aiohttp
 
@@ -17,6 +17,7 @@ from delivery.channels.sms import SmsSettings
 from delivery.channels.telegram import TelegramSettings
 from delivery.channels.webhook import WebhookSettings
 from delivery.channels.whatsapp import WhatsAppSettings
+from delivery.plugins import plugin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,9 @@ class ChannelSettings:
     telegram: TelegramSettings
     webhook: WebhookSettings
     simulator: SimulatorSettings
+    plugins: Mapping[str, Mapping[str, str]] = field(
+        default_factory=dict, repr=False
+    )  # variables, by channel
 
 
 def channels(
@@ -40,7 +44,7 @@ def channels(
     push: PushProvider | None = None,
 ) -> dict[str, Channel]:
     """
-    Every channel by its name, also those that are not configured.
+    Every channel by its name, those of plugins and those that are not configured too.
 
     report: told what becomes of what the simulator took. push: it alone keeps browsers of its own, so it is made
     where the database is.
@@ -53,10 +57,14 @@ def channels(
         "telegram": telegram.providers(settings.telegram, http),
         "webhook": webhook.providers(settings.webhook, http),
     }
+    unknown = dict(UNKNOWN)
+    for name, given in settings.plugins.items():
+        if (theirs := plugin(name)) is not None:
+            found[name], unknown[name] = theirs.providers(given, http), theirs.unknown
     for name in settings.simulator.channels:
         found[name] = (Simulator(settings.simulator, name, clock, report),)
     return {
-        name: Channel(name=name, providers=providers, unknown=UNKNOWN[name])
+        name: Channel(name=name, providers=providers, unknown=unknown[name])
         for name, providers in found.items()
     }
 

@@ -28,7 +28,7 @@ CREATE TABLE recipient_addresses (
     tenant_id    text        NOT NULL,
     id           uuid        NOT NULL,
     user_id      text        NOT NULL,
-    channel      text        NOT NULL CHECK (channel IN ('email', 'sms', 'whatsapp', 'telegram', 'webhook')),
+    channel      text        NOT NULL CHECK (channel ~ '^[a-z][a-z0-9_]{1,31}$'), -- plugins have channels, too
     sealed       bytea       NOT NULL,
     lookup       bytea       NOT NULL CHECK (length(lookup) = 16),
     hint         text        NOT NULL, -- masked, to be shown: +25***56
@@ -73,7 +73,7 @@ CREATE TABLE preference_rules (
     tenant_id         text        NOT NULL,
     user_id           text        NOT NULL,
     notification_type text        NOT NULL,
-    channel           text        NOT NULL CHECK (channel IN ('*', 'push', 'email', 'sms', 'whatsapp', 'telegram', 'webhook')),
+    channel           text        NOT NULL CHECK (channel ~ '^(\*|[a-z][a-z0-9_]{1,31})$'),
     is_enabled        boolean     NOT NULL,
     updated_at        timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant_id, user_id, notification_type, channel)
@@ -102,7 +102,7 @@ CREATE TABLE notification_deliveries (
     user_id         text,       -- NULL for an event
     endpoint_id     uuid,       -- of an event
     event           json,       -- of an event: its body
-    channel         text        NOT NULL CHECK (channel IN ('push', 'email', 'sms', 'whatsapp', 'telegram', 'webhook')),
+    channel         text        NOT NULL CHECK (channel ~ '^[a-z][a-z0-9_]{1,31}$'),
     lane            smallint    NOT NULL CHECK (lane BETWEEN 0 AND 4), -- 0 goes first; 4: campaigns
     state           text        NOT NULL DEFAULT 'queued' CHECK (state IN (
         'queued', 'processing', 'deferred', 'unknown',

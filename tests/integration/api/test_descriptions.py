@@ -14,10 +14,8 @@ from app.api import asyncapi, docs, keys
 from app.api.openapi import PATH_PARAMETERS, document, operation_id, path_of, problems_of
 from app.api.operation import Operation
 from app.api.routes import everything
-from app.api.submission import Channel
 from core.errors import CODES, ServiceError
 from core.identity import SCOPES
-from core.notification import DELIVERY_CHANNELS
 from core.streams import StreamKey
 from hub import disconnect, frames, protocol
 from hub.history import Entry
@@ -111,7 +109,6 @@ def test_every_path_parameter_is_used() -> None:
 
 
 def test_the_closed_sets_of_the_models_are_those_of_the_rules() -> None:
-    assert get_args(Channel) == DELIVERY_CHANNELS
     assert set(get_args(keys.Scope)) == SCOPES
 
 
