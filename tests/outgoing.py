@@ -14,6 +14,7 @@ ADDRESSES = {
     "sms": "+14155550199",
     "whatsapp": "+14155550199",
     "telegram": "7001001",
+    "push": "canary-person",
     "webhook": "https://hooks.example/canary-path",
 }
 

@@ -15,6 +15,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 from uuid import UUID, uuid4
 
@@ -22,14 +25,23 @@ import aiohttp
 import pytest
 import structlog
 
+from app.pushing import open_push
 from core.clock import Clock, SystemClock
+from core.database import DatabaseSettings, open_database
+from core.keys import encode_base64url
 from core.outcome import Outcome, Retry, Sent, Unknown
+from core.vault import Vault
 from delivery.channel import Message, Provider
 from delivery.channels import email, sms, telegram, webhook, whatsapp
 from delivery.channels.simulator import Simulator, SimulatorSettings
 from delivery.channels.twilio import TwilioSettings
+from push.keys import PushSettings
+from push.store import Offer
 from tests.outgoing import ADDRESSES, message
+from tests.postgres import TEMPLATE, PostgresServer
 from tests.providers.meta import MetaServer
+from tests.providers.push_service import PushService, Say, Silence
+from tests.providers.push_service import Reset as PushReset
 from tests.providers.sendgrid import SendGrid
 from tests.providers.server import Hold, ProviderServer, Refuse, Reset
 from tests.providers.smtp import SmtpServer
@@ -177,6 +189,40 @@ async def webhooks(_http: aiohttp.ClientSession) -> AsyncIterator[Stand]:
 
 
 @asynccontextmanager
+async def browsers(_http: aiohttp.ClientSession, dsn: str) -> AsyncIterator[Stand]:
+    """A person with one browser, whose push service stands behind a sender of ours."""
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        service = await stack.enter_async_context(PushService(folder))
+        database = await open_database(DatabaseSettings(url=dsn, connections=4))
+        stack.push_async_callback(database.close)
+        vault, clock = Vault({"test": b"v" * 32}), SystemClock()
+        settings = PushSettings(
+            vapid_email="ops@example.org", ca_file=service.ca_file, resolve=service.resolve
+        )
+        push = await open_push(settings, database, vault, clock, stack)
+        device = service.subscribe(push.keys.current)
+        offer = Offer(
+            endpoint=service.endpoint(device),
+            origin=service.origin,
+            p256dh=device.browser.p256dh,
+            auth=device.browser.auth,
+        )
+        await push.subscriptions.subscribe("acme", ADDRESSES["push"], offer, push.keys.current.id)
+        yield Stand(
+            channel="push",
+            provider=push.provider,
+            accepted=device.pushes,
+            secrets=(device.token, encode_base64url(device.browser.auth)),
+            down=partial(service.__aexit__, None, None, None),
+            lose=lambda: service.script.append(PushReset(taken=True)),
+            hold=lambda: service.script.append(Silence()),
+            fail=lambda: service.script.append(Say(503)),
+        )
+        assert not service.refusals, "it keeps to the RFCs"
+
+
+@asynccontextmanager
 async def simulated(_http: aiohttp.ClientSession) -> AsyncIterator[Stand]:
     provider = Scripted(SimulatorSettings(), "sms", SystemClock())
     yield Stand(
@@ -230,11 +276,13 @@ STANDS = (
     own_whatsapp,
     telegram_bot,
     webhooks,
+    browsers,
     simulated,
 )
 
 
-HTTP_STANDS = tuple(stand for stand in STANDS if stand not in (smtp, simulated))
+#: What push services answer is in tests/integration/push, by the same table for two transports.
+HTTP_STANDS = tuple(stand for stand in STANDS if stand not in (smtp, browsers, simulated))
 
 #: What answers may hold: nothing, a page, JSON of every other shape.
 _BODIES = (
@@ -258,7 +306,11 @@ _OTHERS = ("aiohttp.access", "aiohttp.server", "mail.log")
 async def stand(request: pytest.FixtureRequest) -> AsyncIterator[Stand]:
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        yield await stack.enter_async_context(request.param(http))
+        given: list[Any] = [http]
+        if request.param is browsers:
+            postgres: PostgresServer = request.getfixturevalue("postgres")
+            given.append(await stack.enter_async_context(postgres.database(template=TEMPLATE)))
+        yield await stack.enter_async_context(request.param(*given))
 
 
 # --- what they promise -----------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class ConnectProxy:
         assert task is not None
         self._tasks.add(task)
         try:
-            with suppress(OSError, EOFError):
+            with suppress(OSError, EOFError, asyncio.CancelledError):  # streams of 3.11 stumble over the last
                 await self._serve(reader, writer)
         finally:
             self._tasks.discard(task)
