@@ -22,6 +22,7 @@ from delivery.facts import FactsReader
 from delivery.hooks import Hooks
 from delivery.inbound_store import InboundMessages
 from delivery.keryu_store import KeryuNotifications
+from delivery.preferences_link import PreferencesLinks
 from delivery.preferences_store import Preferences
 from delivery.pushes_store import Pushes
 from delivery.receipts_store import Receipts
@@ -52,6 +53,7 @@ class Delivering:
     vault: Vault
     preferences: Preferences
     unsubscribing: Unsubscribing
+    preferences_links: PreferencesLinks
     accounts: Accounts
     deliveries: Deliveries
     audit: Audit
@@ -103,6 +105,7 @@ def delivering(
         vault=vault,
         preferences=Preferences(database),
         unsubscribing=Unsubscribing(database, vault),
+        preferences_links=PreferencesLinks(database, vault, clock),
         accounts=Accounts(database),
         deliveries=Deliveries(database, vault),
         audit=Audit(database),

@@ -242,7 +242,11 @@ SECTIONS = (
     Section(BreakerSettings, "DELIVERY_BREAKER_"),
     Section(BudgetSettings, "DELIVERY_"),
     Section(DigestSettings, "DIGEST_"),
-    Section(LinkSettings, "HUB_", {"site_url": "DELIVERY_SITE_URL"}),
+    Section(
+        LinkSettings,
+        "HUB_",
+        {"site_url": "DELIVERY_SITE_URL", "preferences_life": "DELIVERY_PREFERENCES_LINK_LIFE"},
+    ),
     Section(ApiSettings, "HUB_", {"push_test_rate": "PUSH_TEST_RATE"}, fixed=("version",)),
     Section(
         AlertSettings,

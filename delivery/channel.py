@@ -59,6 +59,7 @@ class Message:
 
     reference: stays the same over all attempts of a delivery; what a provider can recognise a repetition by.
     action_url: absolute, or None. unsubscribe_url: one-click (RFC 8058), or None where there is no public URL.
+    preferences_url: of a mail: where the person changes what they are sent, without signing in.
     callback_url: where the provider is asked to report what becomes of it, with the delivery in it; None where
     there is no public URL, and then no receipts are asked for.
     html: a fragment of HTML that a mail shows in place of `text`; from a renderer of ours, never from a caller.
@@ -88,6 +89,7 @@ class Message:
     recipient_name: str | None = field(default=None, repr=False)
     locale: str | None = None
     unsubscribe_url: str | None = field(default=None, repr=False)
+    preferences_url: str | None = field(default=None, repr=False)
     callback_url: str | None = field(default=None, repr=False)
     event: Mapping[str, Any] | None = field(default=None, repr=False)
     home: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import NamedTuple
 from urllib.parse import urljoin
 
@@ -11,6 +12,7 @@ from core.notification import Content
 from core.vault import Vault
 from delivery.channel import Address, Message
 from delivery.policy import Facts
+from delivery.preferences_link import Pass, preferences_url
 from delivery.receipts import callback_url
 from delivery.unsubscribe import Subscription, unsubscribe_url
 
@@ -25,6 +27,9 @@ class LinkSettings:
     site_url: str | None = (
         None  # of the application: what an action_url without a host belongs to; None: as HUB_PUBLIC_URL
     )
+    preferences_life: timedelta = timedelta(
+        days=30
+    )  # how long a mail's link opens the page of preferences; unsubscribe links do not age
 
     def __post_init__(self) -> None:
         for url in (self.public_url, self.site_url):
@@ -62,12 +67,13 @@ class Composer:
         self._vault = vault
         self._public_url = settings.public_url
         self._site_url = settings.site_url or settings.public_url
+        self._preferences_life = settings.preferences_life
 
     def __call__(self, facts: Facts, address: Address, provider: str) -> Message:
         """facts: with a content, as the policy has seen to. provider: its name."""
         claimed, content, recipient = facts.claimed, facts.content, facts.recipient
         assert content is not None, "the policy lets nothing pass that is gone"
-        unsubscribe = callback = None
+        unsubscribe = preferences = callback = None
         if self._public_url is not None:
             if claimed.channel == "email" and recipient is not None:
                 subscription = Subscription(
@@ -78,6 +84,14 @@ class Composer:
                     version=recipient.unsubscribe_version,
                 )
                 unsubscribe = unsubscribe_url(self._public_url, self._vault, subscription)
+                if unsubscribe is not None and address.id is not None:
+                    given = Pass(
+                        tenant_id=claimed.tenant_id,
+                        user_id=recipient.user_id,
+                        address_id=address.id,
+                        expires_at=facts.now + self._preferences_life,
+                    )
+                    preferences = preferences_url(self._public_url, self._vault, given)
             if provider in _CALLED_BACK:
                 callback = callback_url(
                     self._public_url, self._vault, provider, claimed.tenant_id, claimed.id
@@ -107,6 +121,7 @@ class Composer:
             recipient_name=recipient.name if recipient is not None else None,
             locale=locale,
             unsubscribe_url=unsubscribe,
+            preferences_url=preferences,
             callback_url=callback,
             home=self._site_url,
             collapse_key=content.collapse_key,

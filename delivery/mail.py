@@ -116,7 +116,7 @@ def compose(message: Message, sender: Sender) -> Mail:
             raise BadMail(f"the {what} {fault}")
     if not is_address(message.address.value):
         raise BadMail("the address is no e-mail address in ASCII")
-    for url in (message.action_url, message.unsubscribe_url):
+    for url in (message.action_url, message.unsubscribe_url, message.preferences_url):
         if url is not None and not _is_link(url):
             raise BadMail("a link is no absolute http or https URL")
     try:
@@ -232,6 +232,8 @@ def _text(message: Message) -> str:
         parts.append(message.action_url)
     if message.unsubscribe_url is not None:
         parts.append(f"-- \n{_say(message).unsubscribe}: {message.unsubscribe_url}")
+    if message.preferences_url is not None:
+        parts.append(f"{_say(message).preferences}: {message.preferences_url}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -252,7 +254,8 @@ def _page(message: Message, language: str, text: str) -> str:
         title=escape(message.title),
         text=text,
         action=_link(_ACTION, message.action_url, _say(message).open),
-        unsubscribe=_link(_UNSUBSCRIBE, message.unsubscribe_url, _say(message).unsubscribe),
+        unsubscribe=_link(_FOOT, message.unsubscribe_url, _say(message).unsubscribe),
+        preferences=_link(_FOOT, message.preferences_url, _say(message).preferences),
     )
 
 
@@ -268,22 +271,23 @@ def _say(message: Message) -> _Words:
 class _Words(NamedTuple):
     open: str
     unsubscribe: str
+    preferences: str
 
 
 #: What every mail says of its own; to everybody else in English.
 _LANGUAGES = {
-    "ar": _Words("فتح", "إلغاء الاشتراك"),
-    "de": _Words("Öffnen", "Abbestellen"),
-    "en": _Words("Open", "Unsubscribe"),
-    "es": _Words("Abrir", "Cancelar la suscripción"),
-    "fr": _Words("Ouvrir", "Se désabonner"),
-    "pt": _Words("Abrir", "Cancelar a subscrição"),
-    "rw": _Words("Fungura", "Reka kwakira ubu butumwa"),
-    "sw": _Words("Fungua", "Jiondoe"),
+    "ar": _Words("فتح", "إلغاء الاشتراك", "ما يُرسل إليك"),
+    "de": _Words("Öffnen", "Abbestellen", "Was Sie bekommen"),
+    "en": _Words("Open", "Unsubscribe", "What you are sent"),
+    "es": _Words("Abrir", "Cancelar la suscripción", "Lo que se le envía"),
+    "fr": _Words("Ouvrir", "Se désabonner", "Ce que vous recevez"),
+    "pt": _Words("Abrir", "Cancelar a subscrição", "O que recebe"),
+    "rw": _Words("Fungura", "Reka kwakira ubu butumwa", "Ibyo wohererezwa"),
+    "sw": _Words("Fungua", "Jiondoe", "Unachotumiwa"),
 }
 
 _ACTION = '<p class="action"><a href="{url}" rel="noopener noreferrer">{words}</a></p>'
-_UNSUBSCRIBE = '<p class="foot" dir="auto"><a href="{url}" rel="noopener noreferrer">{words}</a></p>'
+_FOOT = '<p class="foot" dir="auto"><a href="{url}" rel="noopener noreferrer">{words}</a></p>'
 
 # Nothing is loaded from anywhere, so nothing tells a stranger that the mail was opened.
 _PAGE = """\
@@ -320,7 +324,7 @@ p {{ margin: 0 0 16px; overflow-wrap: anywhere; }}
 {text}
 {action}
 </div>
-{unsubscribe}
+{unsubscribe}{preferences}
 </body>
 </html>
 """

@@ -55,3 +55,10 @@ WHERE tenant_id = $1 AND user_id = $2;
 -- name: unsubscribe_version
 --   $1 tenant id text, $2 user id text
 SELECT unsubscribe_version FROM recipients WHERE tenant_id = $1 AND user_id = $2;
+
+-- name: visitor
+-- Somebody who is sent mail at an address that is theirs still; no row where they are not.
+--   $1 tenant id text, $2 user id text, $3 address id uuid
+SELECT r.locale, r.timezone FROM recipients r
+JOIN recipient_addresses a ON a.tenant_id = r.tenant_id AND a.id = $3
+WHERE r.tenant_id = $1 AND r.user_id = $2 AND r.is_active AND a.user_id = r.user_id AND a.channel = 'email';

@@ -26,6 +26,7 @@ from app.api import (
     keys,
     notifications,
     preferences,
+    preferences_page,
     presence,
     provider_hooks,
     push,
@@ -456,6 +457,7 @@ def _delivery() -> list[Operation]:
     return [
         *preferences.operations(),
         *unsubscribe.operations(),
+        *preferences_page.operations(),
         *recipients.operations(),
         *tenant_settings.operations(),
         *keryu.operations(),

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from core.clock import SystemClock
 from core.outcome import Outcome, Sent
 from delivery.channel import Address, Channel, Message
 from delivery.composing import LinkSettings
 from delivery.policy import GATES
+from delivery.preferences_link import PreferencesLinks, Visitor
 from delivery.preferences_store import Preferences
 from delivery.unsubscribe import Unsubscribing
 from tests.stores import Stores, open_stores
@@ -104,6 +106,13 @@ async def test_the_link_in_a_message_ends_its_type_by_its_channel_and_nothing_el
     [mail] = mailbox.messages
     assert mail.unsubscribe_url is not None
     assert mail.unsubscribe_url.startswith("https://notify.example.test/u/")
+
+    assert mail.preferences_url is not None
+    visitor = await PreferencesLinks(stores.database, VAULT, SystemClock()).visitor(
+        mail.preferences_url.removeprefix("https://notify.example.test/p/")
+    )
+    assert isinstance(visitor, Visitor)
+    assert visitor.user_id == "ada"
 
     await Unsubscribing(stores.database, VAULT).act(mail.unsubscribe_url.rpartition("/")[2])
     await stores.send("ada", channels=("email", "sms"))

@@ -278,6 +278,18 @@ def test_the_text_part_says_all_of_it() -> None:
     )
 
 
+def test_the_way_to_ones_settings_stands_below_in_the_language_of_the_mail() -> None:
+    url = "https://hub.example/p/token"
+
+    shown = mail(preferences_url=url, locale="de")
+
+    assert shown.text.endswith(f"https://hub.example/u/token\n\nWas Sie bekommen: {url}\n")
+    assert f'<a href="{url}" rel="noopener noreferrer">Was Sie bekommen</a>' in shown.html
+    assert url not in "".join(shown.headers.values()), "one-click must never lead there"
+    with pytest.raises(BadMail):
+        mail(preferences_url="javascript:x")
+
+
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb"])
 def test_what_is_no_unicode_is_refused(text: str) -> None:
     with pytest.raises(BadMail):
