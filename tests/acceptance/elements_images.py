@@ -56,7 +56,7 @@ async def draw(browser: Browser, look: str) -> None:
     server = ElementsServer(BODY, lang=language, direction=direction)
     async with server.serve():
         page = await browser.new_page(
-            viewport={"width": 460, "height": 580},
+            viewport={"width": 460, "height": 620},
             color_scheme="dark" if look == "dark" else "light",
             device_scale_factor=2,
             reduced_motion="reduce",
