@@ -20,6 +20,9 @@ _TAG = re.compile(
 )
 _MAX_TAG = 63
 
+#: In the data, and where nobody is: what a machine shows before somebody has set its zone, and the machine's own.
+_NO_PLACES = frozenset({"Factory", "localtime"})
+
 
 def is_language_tag(text: str) -> bool:
     """Whether it is a well-formed tag of BCP 47, as in `de` and `pt-BR`."""
@@ -40,4 +43,4 @@ def use_pinned_zones() -> None:
 
 @cache
 def _zones() -> frozenset[str]:
-    return frozenset(available_timezones())
+    return frozenset(available_timezones()) - _NO_PLACES

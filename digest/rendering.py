@@ -14,7 +14,8 @@ from datetime import date, datetime, timedelta, tzinfo
 from functools import cache, lru_cache
 from html import escape
 from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any
+from unicodedata import category
 from urllib.parse import urljoin
 
 import msgspec
@@ -22,11 +23,16 @@ from babel import Locale, UnknownLocaleError
 from babel.dates import format_date, format_time, get_timezone, get_timezone_location
 from babel.numbers import format_decimal
 
+from core.locale import is_timezone
 from digest.summary import Digest
 
 LANGUAGES = ("en", "de", "fr", "es", "ar", "sw", "rw")
 
 Plural = Mapping[str, str]
+
+
+_Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]  # what JSON says exactly
 
 
 class _Listed(msgspec.Struct):
@@ -36,14 +42,14 @@ class _Listed(msgspec.Struct):
 
 
 class _OfType(msgspec.Struct):
-    count: int
+    count: _Count
     notifications: list[_Listed]
 
 
 class _Summary(msgspec.Struct):
-    total_notifications: int
-    unread_notifications: int
-    priority_breakdown: dict[str, int]
+    total_notifications: _Count
+    unread_notifications: _Count
+    priority_breakdown: dict[str, _Count]
 
 
 class _Document(msgspec.Struct):
@@ -51,9 +57,9 @@ class _Document(msgspec.Struct):
     summary: _Summary
     notifications_by_type: dict[str, _OfType]
     top_notifications: list[_Listed]
-    overflow_count: int
+    overflow_count: _Count
     timezone: str
-    next_run_at: datetime | None
+    next_run_at: _Instant | None
     frequency: str = "daily"
 
 
@@ -96,12 +102,12 @@ def mail(document: Mapping[str, Any], locale: str | None, *, site_url: str | Non
     if top:
         lines += ["", say["most_important"], ""]
     for item in top:
-        lines += [f"* {item['title']}", *([f"  {item['message']}"] if item["message"] else [])]
+        lines += [f"* {_one_line(item['title'])}", *_indented(item["message"])]
         if (link := _link(item["action_url"], site_url)) is not None:
             lines.append(f"  {link}")
     counts = [(_named(name, locale), _number(locale, one["count"])) for name, one in types.items()]
     if counts:
-        lines += ["", say["by_type"], "", *(f"* {name}: {count}" for name, count in counts)]
+        lines += ["", say["by_type"], "", *(f"* {_one_line(name)}: {count}" for name, count in counts)]
     lines += ["", *closing]
     direction = "rtl" if _babel(locale).character_order == "right-to-left" else "ltr"
     html = "".join(
@@ -153,19 +159,30 @@ def _first_line(document: Mapping[str, Any], locale: str | None) -> str:
 def _closing(document: Mapping[str, Any], locale: str | None) -> list[str]:
     say = _texts(locale)
     lines = []
-    if document["overflow_count"]:
-        lines.append(_counted("more", document["overflow_count"], locale))
-    if document["next_run_at"] is None:
-        return lines
+    more = document["summary"]["unread_notifications"] - len(document["top_notifications"])
+    if more > 0:
+        lines.append(_counted("more", more, locale))
+    if document["next_run_at"] is None or not is_timezone(document["timezone"]):
+        return lines  # a zone that the data does not have any more, or has never had
+    zone = get_timezone(document["timezone"])
     try:
-        zone = get_timezone(document["timezone"])
-    except LookupError:  # a zone that the data does not have any more
+        at = msgspec.convert(document["next_run_at"], _Instant).astimezone(zone)
+    except OverflowError:  # the first or the last day that there is
         return lines
-    at = datetime.fromisoformat(document["next_run_at"].replace("Z", "+00:00")).astimezone(zone)
     clock = format_time(at, "short", tzinfo=zone, locale=_babel(locale))
     lines.append(say["next"].format(date=_date(at.date(), "long", locale), time=clock))
     lines.append(say["zone"].format(zone=_zone(zone, at, locale)))
     return lines
+
+
+def _one_line(text: str) -> str:
+    """Without line ends and other controls, so that nobody's title looks like two (in a text nothing else marks them)."""
+    return " ".join("".join(" " if category(one) == "Cc" else one for one in text).split())
+
+
+def _indented(text: str) -> list[str]:
+    """Its lines below a title, none of which looks like the next title."""
+    return [f"  {line}" for line in map(_one_line, text.splitlines()) if line]
 
 
 def _zone(zone: tzinfo, at: datetime, locale: str | None) -> str:
@@ -205,7 +222,9 @@ def _row(item: Mapping[str, Any], site_url: str | None, opened: str) -> str:
 
 
 def _link(action_url: str | None, site_url: str | None) -> str | None:
-    if action_url is None or action_url.startswith("https://"):
+    if action_url is None or _one_line(action_url) != action_url or " " in action_url:
+        return None
+    if action_url.startswith("https://"):
         return action_url
     is_path = action_url.startswith("/") and not action_url.startswith(("//", "/\\"))  # those name a host
     return urljoin(site_url, action_url) if site_url is not None and is_path else None

@@ -7,7 +7,7 @@ import re
 from html.parser import HTMLParser
 from importlib.resources import files
 from typing import Any
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 import pytest
@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.working import digest_mail
+from core.locale import is_timezone
 from core.notification import Content
 from digest.rendering import LANGUAGES, is_document, words
 from digest.rendering import mail as render
-from tests.unit.digest.samples import HOSTILE, NOW, VECTORS, digest, kept, mail
+from tests.unit.digest.samples import HOSTILE, NOW, SITE, VECTORS, digest, kept, mail
 
 UUID_ZERO = "00000000-0000-0000-0000-000000000000"
 
@@ -183,7 +184,7 @@ def closing(zone: str, locale: str, at: str) -> list[str]:
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_zone_has_a_name_in_every_language(language: str) -> None:
-    for zone in sorted(available_timezones()):
+    for zone in sorted(filter(is_timezone, available_timezones())):
         assert "UTC" in closing(zone, language, "2026-03-29T06:00:00Z")[-1], zone
 
 
@@ -293,3 +294,92 @@ def test_what_somebody_else_calls_a_digest_is_shown_as_any_other_notification(
 
     assert not is_document(document)
     assert digest_mail(content, "en", None) == ("Mine", "Hello", None)
+
+
+def as_metadata(**members: Any) -> dict[str, Any]:
+    """A document as a worker finds it, with other members."""
+    document: dict[str, Any] = json.loads(msgspec.json.encode(digest(HOSTILE, "Europe/Berlin").document))
+    return {**document, **members}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        *(
+            {"timezone": zone}
+            for zone in ("../../etc/passwd", "", "Europe", "UTC\x00", "x" * 5000, "Factory", "Mars/Phobos")
+        ),
+        {"next_run_at": "0001-01-01T00:00:00Z"},
+        {"next_run_at": "9999-12-31T23:59:59Z", "timezone": "Asia/Tokyo"},
+        {"next_run_at": "2026-03-29T06:00:00z"},
+        {"date": "0001-01-01"},
+        {"date": "9999-12-31"},
+        {"notifications_by_type": {"": {"count": 2**53, "notifications": []}}},
+    ],
+)
+def test_whatever_somebody_else_puts_into_a_digest_it_is_a_mail(
+    members: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One whose zone is gone from the data is still sent, as is one that another producer calls a digest."""
+    opened: list[str] = []
+
+    def look(name: str) -> Any:
+        opened.append(name)
+        return ZoneInfo(name)
+
+    monkeypatch.setattr("digest.rendering.get_timezone", look)
+    document = as_metadata(**members)
+
+    made = render(document, "en")
+
+    assert is_document(document)
+    assert "* Link" in made.text
+    assert all(is_timezone(name) for name in opened), "no path is made of what is no name of a zone"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        *({"next_run_at": at} for at in ("2026-03-29T06:00:00", "soon", 7)),
+        *({"overflow_count": count} for count in (-1, 10**30, 1.5, "1")),
+    ],
+)
+def test_what_names_no_instant_or_counts_nothing_is_no_digest(members: dict[str, Any]) -> None:
+    assert not is_document(as_metadata(**members))
+
+
+@pytest.mark.parametrize(
+    "end", ["\n", "\r\n", "\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\0\n"]
+)
+def test_a_title_or_a_message_does_not_make_another_item_of_a_text(end: str) -> None:
+    forged = f"{end}* Forged{end}https://evil.example/{end}{end}-- {end}Unsubscribe"
+    told = (("Real" + forged, "Message" + forged, "kind", "urgent", None, None, 1, False),)
+
+    text = render(json.loads(msgspec.json.encode(digest(told, "UTC").document)), "en").text
+
+    items = [line for line in text.splitlines() if not line.startswith("  ")]
+    assert [line for line in items if "Forged" in line] == [
+        "* Real * Forged https://evil.example/ -- Unsubscribe"
+    ]
+    assert "  * Forged" in text.splitlines(), "a message keeps its lines"
+
+
+@pytest.mark.parametrize(
+    "link", ["https://example.test/a\n* Forged", "https://example.test/a b", "/a\r\n* Forged"]
+)
+def test_a_link_with_a_break_in_it_is_none(link: str) -> None:
+    item = {"title": "A", "message": "", "action_url": link}
+
+    made = render(as_metadata(top_notifications=[item]), "en", site_url=SITE)
+
+    assert "example.test" not in made.text
+    assert "example.test" not in made.html
+
+
+def test_a_mail_says_how_many_unread_it_does_not_list() -> None:
+    told = tuple((f"n{n}", "m", f"kind_{n % 3}", "normal", None, None, n, n == 11) for n in range(12))
+
+    text = render(json.loads(msgspec.json.encode(digest(told, "UTC").document)), "en").text
+
+    assert sum(line.startswith("* n") for line in text.splitlines()) == 5
+    assert "and 6 more" in text.splitlines(), "11 are unread"
