@@ -60,7 +60,8 @@ class Digest:
 
     @property
     def is_empty(self) -> bool:
-        return self.total == 0
+        """Nothing to tell: nothing has come in, or all of it was read."""
+        return self.unread == 0
 
 
 def summarise(
@@ -73,9 +74,11 @@ def summarise(
     until: Mapping[str, int],
     next_run_at: datetime | None,
     frequency: str = "daily",
+    weekly: Mapping[str, Mapping[str, int]] | None = None,
 ) -> Digest:
     """
-    day: the local date it is for. after, until: the window, by streams, exclusive and inclusive.
+    day: the local date it is for. after, until: the window, by streams, exclusive and inclusive. weekly: of types that
+    come once a week, where theirs begins.
 
     What was read already is counted and not listed. The same items give the same digest, whatever their order.
     """
@@ -111,7 +114,7 @@ def summarise(
             if count > 1
         ],
         "overflow_count": len(listed) - len(shown),
-        "window": {"after": dict(after), "until": dict(until)},
+        "window": {"after": dict(after), "until": dict(until)} | ({"weekly": weekly} if weekly else {}),
         "timezone": timezone,
         "next_run_at": None if next_run_at is None else next_run_at.isoformat().replace("+00:00", "Z"),
         "frequency": frequency,

@@ -114,6 +114,26 @@ def test_what_is_older_matters_less_and_what_belongs_together_more() -> None:
     assert digest(*group).document["groups"] == [{"group_key": "g", "count": 4}]
 
 
+def test_what_can_be_acted_on_goes_before_what_cannot_and_a_link_is_worth_less_than_a_step_of_priority() -> None:
+    plain, linked = item(2), item(1, action_url="/a")
+    high = item(3, priority="high", created_at=plain.created_at)
+
+    assert [one.id.int for one in digest(plain, linked).top] == [1, 2], "though the other came later"
+    assert [one.id.int for one in digest(linked, high).top] == [3, 1]
+
+
+def test_one_alone_is_no_group() -> None:
+    made = digest(item(1, group_key="alone"), item(2, group_key="two"), item(3, group_key="two"), item(4))
+
+    assert made.document["groups"] == [{"group_key": "two", "count": 2}]
+
+
+def test_a_digest_of_what_was_read_has_nothing_to_tell() -> None:
+    assert digest().is_empty
+    assert digest(item(1, is_read=True)).is_empty
+    assert not digest(item(1, is_read=True), item(2)).is_empty
+
+
 @given(st.integers())
 def test_the_order_in_which_things_are_found_changes_nothing(seed: int) -> None:
     items = [item(n, priority=("low", "high")[n % 2], is_read=n % 3 == 0) for n in range(30)]
