@@ -263,6 +263,7 @@ class DigestJob:
             until=window.until,
             next_run_at=None if following is None else following.at,
             frequency=one.wanted.frequency,
+            weekly=window.weekly,
         )
 
     async def _who_is_there(self, connection: Connection, people: Sequence[Subscription]) -> frozenset[int]:

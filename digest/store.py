@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -21,7 +21,7 @@ from core.wall_time import alike
 from delivery.audit_store import append
 from delivery.inbox import SQL as INBOX
 from digest.days_off import NONE, WEEKEND, DaysOff
-from digest.subscription import Wanted, check, timetable
+from digest.subscription import Wanted, check, is_weekly_turn, timetable
 from digest.summary import Item
 from digest.timetable import Run, Timetable, kept, next_run, spread
 
@@ -30,6 +30,9 @@ SQL = load("digest", "store.sql")
 #: Entries of one stream that one digest looks at; more in one window are not counted.
 MAX_ENTRIES = 2000
 
+
+#: Type -> stored stream -> seq.
+Held: TypeAlias = Mapping[str, Mapping[str, int]]
 
 #: Whose device shows another zone for so long is not just passing through.
 _AWAY = timedelta(hours=24)
@@ -61,7 +64,9 @@ class Subscription:
     What one person wants, and where they stand.
 
     next_run: without the spread, perhaps for a day off. off: of their tenant. positions: stored stream -> seq, how far the last
-    digest went. device: the zone that their device shows, where it is another, and since when. is_done: the next run has happened already, in a transaction whose end was not seen. zone: the
+    digest went. device: the zone that their device shows, where it is another, and since when. held: how far each of
+    their weekly types was told; also of one that is none any more, until it is. weekly_on: for which local date that
+    was. is_done: the next run has happened already, in a transaction whose end was not seen. zone: the
     last known offset of a time zone that the data does not have any more; doctor tells of those.
     """
 
@@ -75,6 +80,8 @@ class Subscription:
     is_done: bool = False
     zone: tzinfo | None = None
     device: tuple[str, datetime] | None = None
+    held: Held = field(default_factory=dict)
+    weekly_on: date | None = None
 
     def proposed_timezone(self, now: datetime) -> str | None:
         """What to move to: the zone that their device has shown for so long that it is no short trip (W-22)."""
@@ -86,6 +93,11 @@ class Subscription:
         """None: never."""
         return timetable(self.wanted, self.off, self.zone)
 
+    def is_weekly_turn(self) -> bool:
+        """Whether the next digest has the weekly types in it."""
+        run = self.next_sent()
+        return run is not None and is_weekly_turn(self.wanted, run.date, self.weekly_on)
+
     def next_sent(self) -> Run | None:
         """The next run that is not for a day off."""
         table = self.timetable()
@@ -94,11 +106,17 @@ class Subscription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """What came in between two digests: positions by stored streams, exclusive and inclusive."""
+    """
+    What came in between two digests: positions by stored streams, exclusive and inclusive.
+
+    weekly: of types that have a turn of their own, where theirs begins. held: how far those are told with this one.
+    """
 
     after: Mapping[str, int]
     until: Mapping[str, int]
     items: tuple[Item, ...]
+    weekly: Held = field(default_factory=dict)
+    held: Held = field(default_factory=dict)
 
 
 class Ran(NamedTuple):
@@ -165,9 +183,16 @@ class Digests:
             else:
                 run = None if table is None else next_run(table, now, last=last, changed=last is not None)
             positions = None
+            told: Mapping[str, int] = {} if before is None else before.positions
+            held: Held = {} if before is None else before.held
             if before is None or before.next_run is None:
                 heads = await connection.fetch(SQL["heads_of"], tenant_id, user_id)
-                positions = msgspec.json.encode({head["stream"]: head["head"] for head in heads}).decode()
+                told, held = {head["stream"]: head["head"] for head in heads}, {}
+                positions = _json(told)
+            held = {**dict.fromkeys(wanted.weekly_types, told), **held}
+            weekly_on = None if before is None else before.weekly_on
+            if table is not None and (weekly_on is None or not wanted.weekly_types):
+                weekly_on = now.astimezone(table.zone).date() - timedelta(days=1)  # their day may be today
             await connection.execute(
                 SQL["put"],
                 tenant_id,
@@ -190,6 +215,9 @@ class Digests:
                 positions,
                 wanted.all_quiet,
                 wanted.inbox_when_active,
+                list(wanted.weekly_types),
+                msgspec.json.encode(held).decode(),
+                weekly_on,
             )
             stored = await connection.fetchrow(SQL["find"], tenant_id, user_id)
             assert stored is not None, "it was put there"
@@ -268,20 +296,35 @@ class Digests:
             [one.user_id for one in people],
             [msgspec.json.encode(one.positions).decode() for one in people],
         )
-        wide = [row for row in rows if row["after"] < row["until"] and not row["muted"]]
-        found = await connection.fetch(SQL["items"], *_asked(people, wide), MAX_ENTRIES) if wide else []
+        turns = [one.is_weekly_turn() if one.held else False for one in people]
+        asked = list(_asked(people, turns, rows))
+        columns = [list(column) for column in zip(*asked, strict=True)]
+        found = await connection.fetch(SQL["items"], *columns, MAX_ENTRIES) if asked else []
         items: list[dict[UUID, Item]] = [{} for _ in people]
         for row in found:
             item = _item(row)
             items[row["place"] - 1].setdefault(item.id, item)
         after: list[dict[str, int]] = [{} for _ in people]
         until: list[dict[str, int]] = [{} for _ in people]
+        weekly: list[dict[str, dict[str, int]]] = [{} for _ in people]
+        held: list[dict[str, dict[str, int]]] = [{} for _ in people]
         for row in rows:
-            after[row["place"] - 1][row["stream"]] = row["after"]
-            until[row["place"] - 1][row["stream"]] = max(row["after"], row["until"])
+            place, stream = row["place"] - 1, row["stream"]
+            one = people[place]
+            after[place][stream] = row["after"]
+            until[place][stream] = max(row["after"], row["until"])
+            for kind in one.held:
+                begins = _held_from(one, kind, row)
+                is_told = turns[place] or kind not in one.wanted.weekly_types
+                if is_told:
+                    weekly[place].setdefault(kind, {})[stream] = begins
+                if kind in one.wanted.weekly_types:
+                    held[place].setdefault(kind, {})[stream] = (
+                        until[place][stream] if is_told or row["muted"] else begins
+                    )
         return [
-            Window(after=a, until=u, items=tuple(i.values()))
-            for a, u, i in zip(after, until, items, strict=True)
+            Window(after=a, until=u, items=tuple(i.values()), weekly=w, held=h)
+            for a, u, i, w, h in zip(after, until, items, weekly, held, strict=True)
         ]
 
     async def locales(self, connection: Connection, people: Sequence[Subscription]) -> list[str | None]:
@@ -328,6 +371,18 @@ class Digests:
                 for one in ran
             ]
             await connection.execute(SQL["record"], *map(list, zip(*rows, strict=True)))
+        told = [one for one in ran if one.state in ("sent", "skipped_empty") and one.subscription.held]
+        if told:
+            holds = [
+                (
+                    one.subscription.tenant_id,
+                    one.subscription.user_id,
+                    msgspec.json.encode(one.window.held).decode(),
+                    one.run.date if one.subscription.is_weekly_turn() else None,
+                )
+                for one in told
+            ]
+            await connection.execute(SQL["hold"], *map(list, zip(*holds, strict=True)))
         moved = {id(one.subscription): one for one in ran}
         await self.advance(
             connection,
@@ -382,28 +437,53 @@ class Digests:
         return next_run(table, max(run.at, now - self._settings.catch_up), last=run)
 
 
-def _asked(people: Sequence[Subscription], rows: Sequence[asyncpg.Record]) -> list[list[Any]]:
-    """The arguments of `items`: one line for each stream of each person."""
-    lines = []
+def _asked(
+    people: Sequence[Subscription], turns: Sequence[bool], rows: Sequence[asyncpg.Record]
+) -> Iterator[tuple[Any, ...]]:
+    """The arguments of `items`: a line for each stream of each person, and one for each type with a turn of its own."""
     for row in rows:
-        one = people[row["place"] - 1]
-        least = RANKS[one.wanted.min_priority]
-        lines.append(
-            (
-                row["place"],
-                one.tenant_id,
-                one.user_id,
-                row["stream"],
-                row["after"],
-                row["until"],
-                row["read_all_seq"],
-                None if one.wanted.include_types is None else ",".join(one.wanted.include_types),
-                ",".join(one.wanted.exclude_types),
-                ",".join(name for name, rank in RANKS.items() if rank >= least),
-                one.wanted.unread_only,
-            )
-        )
-    return [list(column) for column in zip(*lines, strict=True)]
+        if row["muted"]:
+            continue
+        one, turn = people[row["place"] - 1], turns[row["place"] - 1]
+        wanted = one.wanted
+        if row["after"] < row["until"]:
+            excluded = (*wanted.exclude_types, *one.held)
+            yield _line(one, row, row["after"], wanted.include_types, excluded)
+        for kind in one.held:
+            is_told = turn or kind not in wanted.weekly_types
+            passes = wanted.include_types is None or kind in wanted.include_types
+            begins = _held_from(one, kind, row)
+            if is_told and passes and begins < row["until"]:
+                yield _line(one, row, begins, (kind,), wanted.exclude_types)
+
+
+def _held_from(one: Subscription, kind: str, row: asyncpg.Record) -> int:
+    """How far one of their weekly types was told in a stream."""
+    begins: int = max(row["joined_seq"], one.held[kind].get(row["stream"], 0))
+    return begins
+
+
+def _line(
+    one: Subscription,
+    row: asyncpg.Record,
+    after: int,
+    include: Sequence[str] | None,
+    exclude: Sequence[str],
+) -> tuple[Any, ...]:
+    least = RANKS[one.wanted.min_priority]
+    return (
+        row["place"],
+        one.tenant_id,
+        one.user_id,
+        row["stream"],
+        after,
+        row["until"],
+        row["read_all_seq"],
+        None if include is None else ",".join(include),
+        ",".join(exclude),
+        ",".join(name for name, rank in RANKS.items() if rank >= least),
+        one.wanted.unread_only,
+    )
 
 
 def _item(row: asyncpg.Record) -> Item:
@@ -454,6 +534,7 @@ def _subscription(row: asyncpg.Record, settings: DigestSettings, *, is_done: boo
         weekly_day=row["weekly_day"],
         include_types=None if row["include_types"] is None else tuple(row["include_types"]),
         exclude_types=tuple(row["exclude_types"]),
+        weekly_types=tuple(row["weekly_types"]),
         exclude_weekends=row["exclude_weekends"],
         min_priority=Priority(row["min_priority"]),
         unread_only=row["unread_only"],
@@ -479,6 +560,8 @@ def _subscription(row: asyncpg.Record, settings: DigestSettings, *, is_done: boo
         device=None
         if row["device_timezone"] is None
         else (row["device_timezone"], row["device_timezone_since"]),
+        held=msgspec.json.decode(row["weekly_positions"], type=dict[str, dict[str, int]]),
+        weekly_on=row["weekly_on"],
         zone=None if is_timezone(wanted.timezone) else _last_offset(wanted, run),
     )
 

@@ -33,12 +33,14 @@ WHERE m.tenant_id = $1 AND m.user_id = $2;
 --   $6 weekly day smallint, $7 timezone text, $8 exclude weekends boolean, $9 include types text[],
 --   $10 exclude types text[], $11 min priority text, $12 unread only boolean, $13 channels text[],
 --   $14 next run at timestamptz, $15 next date date, $16 next slot smallint, $17 tzdata text, $18 positions text (JSON)
---   or NULL: as they are
+--   or NULL: as they are, $19 all quiet boolean, $20 inbox when active boolean, $21 weekly types text[], $22 their
+--   positions text (JSON), $23 weekly on date
 INSERT INTO digest_subscriptions (
     tenant_id, user_id, is_enabled, frequency, delivery_times, weekly_day, timezone, exclude_weekends, include_types,
     exclude_types, min_priority, unread_only, channels, next_run_at, next_date, next_slot, tzdata, positions, all_quiet,
-    inbox_when_active)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, coalesce($18::text, '{}')::json, $19, $20)
+    inbox_when_active, weekly_types, weekly_positions, weekly_on)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, coalesce($18::text, '{}')::json, $19, $20,
+        $21, $22::text::json, $23)
 ON CONFLICT (tenant_id, user_id) DO UPDATE
 SET is_enabled = excluded.is_enabled, frequency = excluded.frequency, delivery_times = excluded.delivery_times,
     weekly_day = excluded.weekly_day, timezone = excluded.timezone, exclude_weekends = excluded.exclude_weekends,
@@ -46,7 +48,8 @@ SET is_enabled = excluded.is_enabled, frequency = excluded.frequency, delivery_t
     min_priority = excluded.min_priority, unread_only = excluded.unread_only, channels = excluded.channels,
     next_run_at = excluded.next_run_at, next_date = excluded.next_date, next_slot = excluded.next_slot,
     tzdata = excluded.tzdata, changed_at = now(), all_quiet = excluded.all_quiet,
-    inbox_when_active = excluded.inbox_when_active,
+    inbox_when_active = excluded.inbox_when_active, weekly_types = excluded.weekly_types,
+    weekly_positions = excluded.weekly_positions, weekly_on = excluded.weekly_on,
     device_timezone = CASE WHEN digest_subscriptions.timezone = excluded.timezone
                            THEN digest_subscriptions.device_timezone END,
     device_timezone_since = CASE WHEN digest_subscriptions.timezone = excluded.timezone
@@ -99,6 +102,15 @@ FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::date[], $5::smallint[
     AS a (tenant_id, user_id, next_run_at, next_date, next_slot, last_date, last_slot, last_due_at, positions)
 WHERE s.tenant_id = a.tenant_id AND s.user_id = a.user_id;
 
+-- name: hold
+-- How far the weekly types of people were told. The rows are locked.
+--   $1 tenant ids text[], $2 user ids text[], $3 positions text[] (JSON: type -> stream -> seq), $4 dates date[] (NULL: it
+--   was not their turn)
+UPDATE digest_subscriptions s
+SET weekly_positions = h.positions::json, weekly_on = coalesce(h.weekly_on, s.weekly_on)
+FROM unnest($1::text[], $2::text[], $3::text[], $4::date[]) AS h (tenant_id, user_id, positions, weekly_on)
+WHERE s.tenant_id = h.tenant_id AND s.user_id = h.user_id;
+
 -- name: record
 -- What became of runs. A second one of the same person, date and slot is refused by the primary key, and with it
 -- everything that the transaction has done.
@@ -145,8 +157,8 @@ SELECT timezone, count(*) AS people FROM digest_subscriptions WHERE next_run_at 
 -- The streams of people, and their windows: from where the last digest ended, or they joined, to the heads. The window
 -- of a muted stream moves on as well: what came meanwhile is in no digest, and what came before is in no second one.
 --   $1 tenant ids text[], $2 user ids text[], $3 positions text[] (JSON: stored stream -> seq), of each person
--- Returns a row per person and stream: place (from 1), stream, muted, read_all_seq, after, until.
-SELECT c.place, m.stream, m.muted, m.read_all_seq,
+-- Returns a row per person and stream: place (from 1), stream, muted, read_all_seq, joined_seq, after, until.
+SELECT c.place, m.stream, m.muted, m.read_all_seq, m.joined_seq,
        greatest(m.joined_seq, coalesce((c.positions::json ->> m.stream)::bigint, 0)) AS after, coalesce(s.seq, 0) AS until
 FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS c (tenant_id, user_id, positions, place)
 CROSS JOIN LATERAL (

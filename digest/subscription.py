@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import time, tzinfo
+from datetime import date, time, timedelta, tzinfo
 from typing import Literal, get_args
 from zoneinfo import ZoneInfo
 
@@ -36,7 +36,8 @@ class Wanted:
     A person's wishes.
 
     delivery_times: of the wall clock, to the minute, sorted; of an hourly digest only the minute of the first
-    counts. weekly_day: 0 is Monday; of a weekly digest only. include_types: None is every type. all_quiet: a week without
+    counts. weekly_day: 0 is Monday; of a weekly digest, and of weekly_types: these stand only in the first digest of that
+    day, or in the next one that is sent. include_types: None is every type. all_quiet: a week without
     anything to tell is told. inbox_when_active: who has just been in the application has it there and nowhere else.
     """
 
@@ -47,6 +48,7 @@ class Wanted:
     weekly_day: int | None = None
     include_types: tuple[str, ...] | None = None
     exclude_types: tuple[str, ...] = ()
+    weekly_types: tuple[str, ...] = ()
     exclude_weekends: bool = False
     min_priority: Priority = Priority.LOW
     unread_only: bool = False
@@ -85,6 +87,18 @@ def timetable(wanted: Wanted, off: DaysOff = NONE, zone: tzinfo | None = None) -
     )
 
 
+def is_weekly_turn(wanted: Wanted, day: date, last: date | None) -> bool:
+    """
+    Whether the weekly types stand in the digest of a local date: it is that of their day, or the first since.
+
+    last: for which date they stood in one.
+    """
+    if not wanted.weekly_types:
+        return False
+    weekly_day = _MONDAY if wanted.weekly_day is None else wanted.weekly_day
+    return last is None or day - timedelta(days=(day.weekday() - weekly_day) % 7) > last
+
+
 def _faults(wanted: Wanted) -> Iterator[Fault]:
     times = wanted.delivery_times
     if not 0 < len(times) <= MAX_TIMES:
@@ -98,8 +112,8 @@ def _faults(wanted: Wanted) -> Iterator[Fault]:
     if wanted.frequency not in FREQUENCIES:
         yield Fault("frequency", f"must be among {', '.join(FREQUENCIES)}")
     if wanted.weekly_day is not None:
-        if wanted.frequency != "weekly":
-            yield Fault("weekly_day", "is for the frequency weekly")
+        if wanted.frequency != "weekly" and not wanted.weekly_types:
+            yield Fault("weekly_day", "is for the frequency weekly, and for weekly_types")
         elif not 0 <= wanted.weekly_day <= 6:
             yield Fault("weekly_day", "must be 0 (Monday) to 6")
     if wanted.include_types is not None and not wanted.include_types:
@@ -107,7 +121,10 @@ def _faults(wanted: Wanted) -> Iterator[Fault]:
             "include_types",
             "must name a type; to receive nothing set is_enabled to false, for all leave it out",
         )
+    if wanted.weekly_types and wanted.frequency == "weekly":
+        yield Fault("weekly_types", "is for digests that come more often than weekly")
     for path, types in (
+        ("weekly_types", wanted.weekly_types),
         ("include_types", wanted.include_types or ()),
         ("exclude_types", wanted.exclude_types),
     ):

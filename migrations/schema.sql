@@ -161,6 +161,9 @@ CREATE TABLE public.digest_subscriptions (
     min_priority text DEFAULT 'low'::text NOT NULL,
     unread_only boolean DEFAULT false NOT NULL,
     channels text[] DEFAULT '{in_app,email}'::text[] NOT NULL,
+    weekly_types text[] DEFAULT '{}'::text[] NOT NULL,
+    weekly_positions json DEFAULT '{}'::json NOT NULL,
+    weekly_on date,
     all_quiet boolean DEFAULT false NOT NULL,
     inbox_when_active boolean DEFAULT false NOT NULL,
     next_run_at timestamp with time zone,
@@ -702,7 +705,7 @@ CREATE UNIQUE INDEX idx_delivery_batches_id ON public.delivery_batches USING btr
 
 CREATE INDEX idx_delivery_broadcasts_due ON public.delivery_broadcasts USING btree (due_at) WHERE (state = 'running'::text);
 
-CREATE INDEX idx_digest_runs_age ON public.digest_runs USING btree (tenant_id, ran_at) WHERE (ran_at IS NOT NULL);
+CREATE INDEX idx_digest_runs_age ON public.digest_runs USING btree (tenant_id, ran_at);
 
 CREATE INDEX idx_digest_subscriptions_due ON public.digest_subscriptions USING btree (next_run_at) WHERE (next_run_at IS NOT NULL);
 

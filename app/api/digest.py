@@ -55,12 +55,17 @@ class DigestWanted(Body):
         default="daily", description="hourly: from 08 to 20 o'clock, at the minute of delivery_time."
     )
     weekly_day: Annotated[int, Field(ge=0, le=6)] | None = Field(
-        default=None, description="Of frequency weekly: 0 is Monday, and what is meant without it."
+        default=None,
+        description="Of frequency weekly, and of weekly_types: 0 is Monday, and what is meant without it.",
     )
     include_types: Annotated[Types, Field(min_length=1)] | None = Field(
         default=None, description="Only these; without it every type."
     )
     exclude_types: Types = Field(default_factory=list)
+    weekly_types: Types = Field(
+        default_factory=list,
+        description="These stand only in the digest of weekly_day, a week of them at once.",
+    )
     exclude_weekends: bool = False
     min_priority: PriorityName = Field(default="low", description="This one and what is more urgent.")
     unread_only: bool = False
@@ -105,6 +110,7 @@ class DigestSubscription(Answer):
     weekly_day: int | None
     include_types: list[str] | None
     exclude_types: list[str]
+    weekly_types: list[str]
     exclude_weekends: bool
     min_priority: PriorityName
     unread_only: bool
@@ -283,6 +289,7 @@ def _wanted(said: DigestWanted) -> Wanted:
         weekly_day=said.weekly_day,
         include_types=None if said.include_types is None else tuple(said.include_types),
         exclude_types=tuple(said.exclude_types),
+        weekly_types=tuple(said.weekly_types),
         exclude_weekends=said.exclude_weekends,
         min_priority=Priority(said.min_priority),
         unread_only=said.unread_only,
@@ -315,6 +322,7 @@ def _shown(stored: Subscription, now: datetime) -> DigestSubscription:
         weekly_day=wanted.weekly_day,
         include_types=None if wanted.include_types is None else list(wanted.include_types),
         exclude_types=list(wanted.exclude_types),
+        weekly_types=list(wanted.weekly_types),
         exclude_weekends=wanted.exclude_weekends,
         min_priority=wanted.min_priority.value,
         unread_only=wanted.unread_only,

@@ -23,6 +23,9 @@ CREATE TABLE digest_subscriptions (
     min_priority     text        NOT NULL DEFAULT 'low' CHECK (min_priority IN ('low', 'normal', 'high', 'urgent')),
     unread_only      boolean     NOT NULL DEFAULT false,
     channels         text[]      NOT NULL DEFAULT '{in_app,email}',
+    weekly_types     text[]      NOT NULL DEFAULT '{}', -- only in the digest of weekly_day
+    weekly_positions json        NOT NULL DEFAULT '{}', -- of each of them: stream -> seq
+    weekly_on        date,       -- the local date of the last digest that they stood in
     all_quiet        boolean     NOT NULL DEFAULT false, -- say so when there was nothing for a week
     inbox_when_active boolean    NOT NULL DEFAULT false, -- only there, when the person has just been there
     next_run_at      timestamptz, -- with the person's spread; NULL: never

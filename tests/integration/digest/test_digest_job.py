@@ -262,6 +262,8 @@ async def test_send_me_one_now_does_not_move_the_window(desk: Desk) -> None:
         ("frequency", {"frequency": "fortnightly"}),
         ("channels", {"channels": ("pigeon",)}),
         ("weekly_day", {"frequency": "weekly", "weekly_day": 7}),
+        ("weekly_types", {"frequency": "weekly", "weekly_types": ("social",)}),
+        ("weekly_day", {"frequency": "daily", "weekly_day": 1}),
         ("weekly_day", {"frequency": "weekly", "weekly_day": 6, "exclude_weekends": True}),
     ],
 )
@@ -394,7 +396,7 @@ async def test_who_is_in_the_application_has_it_there_only_if_they_want_so(
         desk.stores.database, desk.digests, desk.stores.heard, words, SystemClock(), SETTINGS, looking=looking
     )
     await desk.subscribe(channels=("in_app", "email"), inbox_when_active=wants)
-    long_ago, one = await desk.stores.send("ada"), await desk.stores.send("ada")
+    long_ago, one, _ = [await desk.stores.send("ada") for _ in range(3)]
     await desk.stores.inbox.change(person("ada"), "read", [long_ago])
     await desk.stores.query("UPDATE notification_receipts SET read_at = now() - interval '6 minutes'")
     if reads:
@@ -405,6 +407,110 @@ async def test_who_is_in_the_application_has_it_there_only_if_they_want_so(
 
     [row] = await desk.stores.query("SELECT channels FROM notifications WHERE notification_type = 'digest'")
     assert set(row["channels"]) == channels
+
+
+# --- types that come weekly ------------------------------------------------------------------------------------------
+
+
+class Diary:
+    """What Ada's digest of each day tells; `social` comes weekly, on the third day."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    async def begin(self, **wanted: Any) -> None:
+        [row] = await self.desk.stores.query("SELECT (now() AT TIME ZONE 'UTC')::date AS today")
+        self.today: date = row["today"]
+        await self.want(**wanted)
+
+    async def want(self, **wanted: Any) -> None:
+        given = {
+            "weekly_types": ("social",),
+            "weekly_day": (self.today + timedelta(days=2)).weekday(),
+            **wanted,
+        }
+        await self.desk.subscribe(timezone="UTC", **given)
+
+    async def day(self, number: int, late: timedelta = timedelta(0)) -> set[str]:
+        """What is told of on one day, on which a piece of news and a social one have come in."""
+        for kind in ("news", "social"):
+            await self.desk.stores.send("ada", title=f"{kind} {number}", notification_type=kind)
+        await self.desk.stores.query(
+            "UPDATE digest_subscriptions SET next_run_at = now() - $2::interval, next_date = $1, next_slot = 0",
+            self.today + timedelta(days=number),
+            late,
+        )
+        before = len(await self.desk.sent())
+        await self.desk.job.run_due()
+        sent = await self.desk.sent()
+        if len(sent) == before:
+            return set()
+        document = sent[-1]
+        kinds = document["notifications_by_type"].values()
+        told = {one["title"] for kind in kinds for one in kind["notifications"]}
+        assert document["summary"]["total_notifications"] >= len(told)
+        return told
+
+
+async def test_weekly_types_stand_in_the_digest_of_their_day_and_every_one_of_them_once(desk: Desk) -> None:
+    diary = Diary(desk)
+    await diary.begin()
+
+    told = [await diary.day(number) for number in range(8)]
+
+    assert told[:2] == [{"news 0"}, {"news 1"}]
+    assert told[2] == {"news 2", "social 0", "social 1", "social 2"}
+    assert told[3:] == [{f"news {number}"} for number in range(3, 8)]
+    assert await diary.day(9) == {"news 9", *(f"social {number}" for number in (9, 7, 6, 5, 4))}, (
+        "the first five of seven"
+    )
+    [row] = await desk.stores.query("SELECT total FROM digest_runs ORDER BY local_date DESC LIMIT 1")
+    assert row["total"] == 7, "six social ones since the last turn, and a piece of news"
+
+
+async def test_weekly_types_whose_day_was_missed_stand_in_the_next_digest(desk: Desk) -> None:
+    diary = Diary(desk)
+    await diary.begin()
+    assert await diary.day(1) == {"news 1"}
+
+    assert await diary.day(2, late=timedelta(hours=5)) == set()
+
+    assert await diary.day(3) == {"news 2", "news 3", "social 1", "social 2", "social 3"}
+    assert await diary.day(4) == {"news 4"}
+
+
+async def test_a_type_that_is_not_weekly_any_more_is_told_next_and_one_that_becomes_so_is_held(
+    desk: Desk,
+) -> None:
+    diary = Diary(desk)
+    await diary.begin()
+    assert await diary.day(0) == {"news 0"}
+
+    await diary.want(weekly_types=("news",))
+
+    assert await diary.day(1) == {"social 0", "social 1"}
+    assert await diary.day(2) == {"news 1", "news 2", "social 2"}
+    await diary.want(weekly_types=(), weekly_day=None)
+    assert await diary.day(3) == {"news 3", "social 3"}
+    [row] = await desk.stores.query("SELECT weekly_positions FROM digest_subscriptions")
+    assert row["weekly_positions"] == "{}"
+
+
+async def test_what_came_while_its_topic_was_muted_is_in_no_weekly_digest_either(desk: Desk) -> None:
+    diary = Diary(desk)
+    await diary.begin()
+    await desk.stores.query("UPDATE stream_members SET muted = true")
+    await diary.day(0)
+    await desk.stores.query("UPDATE stream_members SET muted = false")
+
+    assert await diary.day(2) == {"news 2", "social 2"}
+
+
+async def test_filters_hold_for_weekly_types_too(desk: Desk) -> None:
+    diary = Diary(desk)
+    await diary.begin(include_types=("news",))
+
+    assert await diary.day(2) == {"news 2"}
 
 
 # --- days off -------------------------------------------------------------------------------------------------------
