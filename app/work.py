@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 
@@ -25,9 +25,15 @@ from app.working import worker
 from core.clock import SystemClock
 from core.database import open_database
 from core.errors import ServiceError
+from core.identity import Identity
 from core.vault import Vault, read_keys
+from delivery.facts import Looking, nobody_counts, nobody_looks
+from delivery.inbox import PostgresInbox
 from delivery.telemetry import DeliveryEvents
 from delivery.worker import Observer, Preview, Unobserved, Worker
+from hub.broker_redis import RedisBroker
+from hub.history import Entry
+from hub.presence_redis import RedisPresence
 
 log = structlog.stdlib.get_logger("app.work")
 
@@ -98,8 +104,42 @@ async def _opened(settings: Settings, *, dry_run: bool) -> AsyncIterator[Worker]
             settings, database, vault, http, clock, wake, stack, push=push.provider
         )
         observer: Observer = Unobserved() if dry_run else DeliveryEvents(clock)
-        made = worker(settings, database, vault, channels, observer, clock)
+        inbox = PostgresInbox(database, _Aside())
+
+        async def unread(tenant_id: str, user_id: str) -> int:
+            return await inbox.unread_count(Identity(tenant_id=tenant_id, user_id=user_id))
+
+        made = worker(
+            settings,
+            database,
+            vault,
+            channels,
+            observer,
+            clock,
+            await _looking(settings, stack),
+            nobody_counts if dry_run else unread,  # who is counted for is a member of their streams from then on
+        )
         yield made
+
+
+async def _looking(settings: Settings, stack: AsyncExitStack) -> Looking:
+    """Who has the application before their eyes, as nodes have told Redis; without it only they know."""
+    if settings.redis is None:
+        return nobody_looks
+    broker = RedisBroker(settings.redis)
+    await broker.start(_Aside())
+    stack.push_async_callback(broker.close)
+    return RedisPresence(broker, settings.presence).looking
+
+
+class _Aside:
+    """Takes no part in the hub: what is sent changes no stream, and nobody is connected here who would hear."""
+
+    def publish(self, entries: Sequence[Entry]) -> None: ...
+    def publish_message(self, tenant_id: str, channel: str, data: bytes) -> None: ...
+    def on_message(self, channel: str, message: bytes) -> None: ...
+    def on_lost(self, reason: str) -> None: ...
+    def on_restored(self) -> None: ...
 
 
 async def _round(made: Worker) -> None:
