@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+from aiohttp import web
+
 from tests.postgres import TEMPLATE, PostgresServer
 from tests.process import ENCRYPTION_KEYS, ROOT, SECRET, Node, admin, nodes, token
 from tests.servers import free_port
@@ -144,3 +146,47 @@ class PushStage:
             return await self.devices() == []
 
         await self.until(is_alone)
+
+
+#: An application of another origin, with a worker of its own that imports ours.
+PWA_PAGE = """<!doctype html><title>PWA</title><script type="module">
+import { createHub } from "HUB/static/client.js";
+const registration = await navigator.serviceWorker.register("/worker.js");
+window.hub = createHub({ url: "HUB", getToken: () => "TOKEN", push: { worker: "/worker.js" } });
+window.isReady = true;
+</script>"""
+PWA_WORKER = """
+self.carillon = { url: "HUB" };
+importScripts("HUB/sw.js");
+addEventListener("fetch", (event) => {
+    if (event.request.url.endsWith("/offline")) event.respondWith(new Response("from the worker"));
+});
+"""
+
+
+class PwaServer:
+    """Serves the application."""
+
+    def __init__(self) -> None:
+        self.hub = ""  # where it is
+        self.port = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[PwaServer]:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self._answer)
+        runner = web.AppRunner(app, shutdown_timeout=0)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", self.port).start()
+        yield self
+        await runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        is_worker = request.path == "/worker.js"
+        text, kind = (PWA_WORKER, "text/javascript") if is_worker else (PWA_PAGE, "text/html")
+        content = text.replace("HUB", self.hub).replace("TOKEN", token(request.query.get("user", "nobody")))
+        return web.Response(text=content, content_type=kind)

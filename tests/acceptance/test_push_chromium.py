@@ -11,18 +11,24 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
 from playwright.async_api import Page, expect
 
 from core.keys import decode_base64url
 from push.encryption import encrypt
 from tests.acceptance.chromium_push import Chromium, at_desktop
-from tests.acceptance.push_stage import FORGET, KEYS, NOBODY_LOOKS, UNSUBSCRIBE, Hub, PushStage, running_hub
+from tests.acceptance.push_stage import (
+    FORGET,
+    KEYS,
+    NOBODY_LOOKS,
+    UNSUBSCRIBE,
+    Hub,
+    PushStage,
+    PwaServer,
+    running_hub,
+)
 from tests.postgres import PostgresServer
-from tests.process import token
 from tests.providers.desktop import Notification
 from tests.providers.gcm import Registered
-from tests.servers import free_port
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -31,49 +37,6 @@ SHOWN = """async () => {
     const shown = await registration.getNotifications();
     return shown.map(({ tag, requireInteraction }) => ({ tag, requireInteraction }));
 }"""
-
-#: An application of another origin, with a worker of its own that imports ours.
-PWA_PAGE = """<!doctype html><title>PWA</title><script type="module">
-import { createHub } from "HUB/static/client.js";
-const registration = await navigator.serviceWorker.register("/worker.js");
-window.hub = createHub({ url: "HUB", getToken: () => "TOKEN", push: { worker: "/worker.js" } });
-window.isReady = true;
-</script>"""
-PWA_WORKER = """
-self.carillon = { url: "HUB" };
-importScripts("HUB/sw.js");
-addEventListener("fetch", (event) => {
-    if (event.request.url.endsWith("/offline")) event.respondWith(new Response("from the worker"));
-});
-"""
-
-
-class PwaServer:
-    """Serves the application."""
-
-    def __init__(self) -> None:
-        self.hub = ""  # where it is
-        self.port = free_port()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[PwaServer]:
-        app = web.Application()
-        app.router.add_get("/{path:.*}", self._answer)
-        runner = web.AppRunner(app, shutdown_timeout=0)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", self.port).start()
-        yield self
-        await runner.cleanup()
-
-    async def _answer(self, request: web.Request) -> web.Response:
-        is_worker = request.path == "/worker.js"
-        text, kind = (PWA_WORKER, "text/javascript") if is_worker else (PWA_PAGE, "text/html")
-        content = text.replace("HUB", self.hub).replace("TOKEN", token(request.query.get("user", "nobody")))
-        return web.Response(text=content, content_type=kind)
 
 
 @dataclass

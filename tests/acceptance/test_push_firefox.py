@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -13,7 +12,16 @@ import pytest_asyncio
 from core.keys import decode_base64url
 from push.encryption import encrypt
 from tests.acceptance.firefox import Firefox, firefox
-from tests.acceptance.push_stage import FORGET, KEYS, NOBODY_LOOKS, UNSUBSCRIBE, Hub, PushStage, running_hub
+from tests.acceptance.push_stage import (
+    FORGET,
+    KEYS,
+    NOBODY_LOOKS,
+    UNSUBSCRIBE,
+    Hub,
+    PushStage,
+    PwaServer,
+    running_hub,
+)
 from tests.postgres import PostgresServer
 from tests.process import token
 from tests.providers.autopush import DELIVERED, HOST, Autopush
@@ -46,6 +54,7 @@ class World:
     browser: Firefox
     mozilla: Autopush
     hub: Hub
+    pwa: PwaServer
 
 
 class Stage(PushStage):
@@ -53,6 +62,7 @@ class Stage(PushStage):
 
     def __init__(self, world: World) -> None:
         super().__init__(world.hub, world.hub.somebody())
+        self.pwa = world.pwa
         self.browser = world.browser
         self.mozilla = world.mozilla
         self.mozilla.acknowledged.clear()
@@ -97,16 +107,15 @@ class Stage(PushStage):
         box = f"{ALERTS}.find(({{ title }}) => title === '{title}').document.getElementById('alertBox')"
         await self.browser.chrome(f"{box}.click()")
 
-    async def opened(self, path: str) -> dict[str, Any]:
-        """The tab at a path of the hub."""
+    async def opened(self, path: str) -> None:
+        """Wait for a tab at a path of the hub."""
+        await self.opened_at(self.node.url + path)
 
-        async def found() -> dict[str, Any] | None:
-            return next(
-                (one for one in await self.browser.windows() if one["url"] == self.node.url + path), None
-            )
+    async def opened_at(self, url: str) -> None:
+        async def is_so() -> bool:
+            return any(one["url"] == url for one in await self.browser.windows())
 
-        tab: dict[str, Any] = await self.until(found)
-        return tab
+        await self.until(is_so)
 
     async def delivered(self, count: int = 1) -> None:
         """The browser has said so, each time."""
@@ -117,16 +126,18 @@ class Stage(PushStage):
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> AsyncIterator[World]:
     tls, pem = certificate(tmp_path_factory.mktemp("tls"), HOST)
-    async with Autopush(tls) as mozilla:
+    async with Autopush(tls) as mozilla, PwaServer().serving() as pwa:
         settings = {
             "PUSH_RESOLVE": f"{mozilla.origin}=127.0.0.1:{mozilla.port}",
             "PUSH_CA_FILE": str(pem),
             "VAPID_EMAIL": "push@example.com",
+            "HUB_CORS_ORIGINS": pwa.url,
         }
         preferences = {"dom.push.serverURL": mozilla.url_for_browsers}
         profile: Path = tmp_path_factory.mktemp("profile")
         async with running_hub(postgres, settings) as hub, firefox(profile, **preferences) as browser:
-            yield World(browser, mozilla, hub)
+            pwa.hub = hub.node.url
+            yield World(browser, mozilla, hub, pwa)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -319,3 +330,20 @@ async def test_a_subscription_that_the_push_service_lost_is_replaced_by_the_work
     assert renewed["id"] != device["id"]
     await stage.notify("Still there")
     await stage.delivered()
+
+
+async def test_inside_the_worker_of_an_application_elsewhere(stage):
+    browser, pwa = stage.browser, stage.pwa
+    await browser.go(f"{pwa.url}/?user={stage.user_id}")
+    await browser.see("window.isReady")
+    assert (await browser.page("hub.push.enable()"))["state"] == "on"
+    await stage.leave()
+
+    sent = await stage.notify("Exam moved", message="It is on Friday.", action_url="/exams/7")
+    assert await stage.see("Exam moved") == ["It is on Friday."]
+    await stage.click("Exam moved")
+
+    await stage.opened_at(f"{pwa.url}/exams/7")
+    await stage.delivery(sent, "read")  # told from one origin to the other
+    await browser.go(f"{pwa.url}/")
+    assert await browser.page("fetch('/offline').then((answer) => answer.text())") == "from the worker"
