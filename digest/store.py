@@ -497,6 +497,7 @@ def _item(row: asyncpg.Record) -> Item:
         group_key=row["group_key"],
         created_at=row["created_at"],
         is_read=bool(row["is_read"]),
+        is_own=row["stream"].startswith("user:"),
         seq=row["seq"],
     )
 

@@ -177,7 +177,7 @@ ORDER BY c.place, m.stream;
 --   bigint[], $7 read all seqs bigint[], $8 include types text[] (comma-separated, NULL: every), $9 exclude types
 --   text[] (comma-separated), $10 priorities that count text[] (comma-separated), $11 unread only boolean[],
 --   $12 entries of a stream int
-SELECT w.place, e.seq, n.*, coalesce(r.read, e.seq <= w.read_all_seq) AS is_read
+SELECT w.place, w.stream, e.seq, n.*, coalesce(r.read, e.seq <= w.read_all_seq) AS is_read
 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], $8::text[],
             $9::text[], $10::text[], $11::boolean[])
     AS w (place, tenant_id, user_id, stream, after, until, read_all_seq, include, exclude, priorities, unread_only)

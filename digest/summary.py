@@ -23,7 +23,7 @@ _SAME_TYPE_IN_TOP = 2
 #: After so long something counts half as much.
 _HALF_LIFE = timedelta(hours=12)
 
-_UNREAD_WEIGHT, _ACTION_WEIGHT, _GROUP_WEIGHT = 15.0, 5.0, 4.0
+_UNREAD_WEIGHT, _ACTION_WEIGHT, _OWN_WEIGHT, _GROUP_WEIGHT = 15.0, 5.0, 5.0, 4.0
 
 #: Characters of a message, and of a title, in a list.
 _TEASER = 200
@@ -32,7 +32,7 @@ _TITLE = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One notification of a window. seq: in the stream it came by; of two that tie, the later one goes first."""
+    """One notification of a window. is_own: it is for this person, not for all or for who follows a topic. seq: in the stream it came by; of two that tie, the later one goes first."""
 
     id: UUID
     title: str = field(repr=False)
@@ -44,6 +44,7 @@ class Item:
     created_at: datetime
     is_read: bool
     seq: int
+    is_own: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,8 +125,8 @@ def summarise(
 
 def score(item: Item, now: datetime, *, together: int = 0) -> float:
     """
-    How much it matters: its priority, whether it is unread, whether something is to be done, how much belongs to
-    it; and less of all that with every hour (D-13).
+    How much it matters: its priority, whether it is unread, whether something is to be done, whether it is for them by
+    name, how much belongs to it; and less of all that with every hour (D-13).
 
     together: how many have its group key, itself included; 0 without one.
     """
@@ -133,6 +134,7 @@ def score(item: Item, now: datetime, *, together: int = 0) -> float:
         RANKS[item.priority]
         + (0.0 if item.is_read else _UNREAD_WEIGHT)
         + (_ACTION_WEIGHT if item.action_url is not None else 0.0)
+        + (_OWN_WEIGHT if item.is_own else 0.0)
         + _GROUP_WEIGHT * math.log2(max(together, 1))
     )
     age = max(now - item.created_at, timedelta(0))

@@ -409,6 +409,18 @@ async def test_who_is_in_the_application_has_it_there_only_if_they_want_so(
     assert set(row["channels"]) == channels
 
 
+async def test_what_is_for_somebody_goes_before_what_is_for_all(desk: Desk) -> None:
+    await desk.subscribe()
+    for title, who in (("for all", "*"), ("for ada", "ada"), ("for all again", "*")):
+        await desk.stores.send(who, title=title)
+    await desk.due_now()
+
+    await desk.job.run_due()
+
+    [document] = await desk.sent()
+    assert document["top_notifications"][0]["title"] == "for ada"
+
+
 # --- types that come weekly ------------------------------------------------------------------------------------------
 
 

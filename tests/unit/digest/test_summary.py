@@ -7,10 +7,11 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from digest.summary import Digest, Item, summarise
+from digest.summary import Digest, Item, score, summarise
 
 NOW = datetime(2025, 1, 15, 12, tzinfo=UTC)
 
@@ -114,7 +115,9 @@ def test_what_is_older_matters_less_and_what_belongs_together_more() -> None:
     assert digest(*group).document["groups"] == [{"group_key": "g", "count": 4}]
 
 
-def test_what_can_be_acted_on_goes_before_what_cannot_and_a_link_is_worth_less_than_a_step_of_priority() -> None:
+def test_what_can_be_acted_on_goes_before_what_cannot_and_a_link_is_worth_less_than_a_step_of_priority() -> (
+    None
+):
     plain, linked = item(2), item(1, action_url="/a")
     high = item(3, priority="high", created_at=plain.created_at)
 
@@ -132,6 +135,68 @@ def test_a_digest_of_what_was_read_has_nothing_to_tell() -> None:
     assert digest().is_empty
     assert digest(item(1, is_read=True)).is_empty
     assert not digest(item(1, is_read=True), item(2)).is_empty
+
+
+GOLDEN: list[tuple[str, dict[str, Any], float]] = [
+    # What sets it apart, and the score: priority + 15 unread + 5 to open + 5 for them + 4 * log2(group), halved every 12 h.
+    ("urgent", {"priority": "urgent"}, 55.0),
+    ("high, to open", {"priority": "high", "action_url": "/x"}, 50.0),
+    ("high", {"priority": "high"}, 45.0),
+    ("for them", {"is_own": True}, 40.0),
+    ("to open", {"action_url": "/x"}, 40.0),
+    ("nothing else", {}, 35.0),
+    ("urgent, 12 hours old", {"priority": "urgent", "created_at": NOW - timedelta(hours=12)}, 27.5),
+    ("low", {"priority": "low"}, 25.0),
+    ("read", {"is_read": True}, 20.0),
+    ("high, two days old", {"priority": "high", "created_at": NOW - timedelta(days=2)}, 2.8125),
+    ("from the future, by another clock", {"created_at": NOW + timedelta(hours=1)}, 35.0),
+]
+
+
+@pytest.mark.parametrize(("title", "members", "weight"), GOLDEN)
+def test_what_matters_how_much(title: str, members: dict[str, Any], weight: float) -> None:
+    assert score(item(1, title=title, **{"created_at": NOW, **members}), NOW) == pytest.approx(weight)
+
+
+@pytest.mark.parametrize(("together", "more"), [(0, 0.0), (1, 0.0), (2, 4.0), (8, 12.0)])
+def test_a_group_matters_by_the_logarithm_of_its_size(together: int, more: float) -> None:
+    alone = item(1, created_at=NOW)
+
+    assert score(alone, NOW, together=together) - score(alone, NOW) == pytest.approx(more)
+
+
+def test_the_first_five_of_a_day_are_these() -> None:
+    """Among them at most two of a type while there are others; of two that tie, the later."""
+    day = [
+        item(number, title=title, **{"notification_type": f"type {number}", "created_at": NOW, **members})
+        for number, (title, members, _) in enumerate(GOLDEN, 1)
+    ]
+    noisy = [
+        item(
+            20 + n,
+            title=f"noise {n}",
+            notification_type="noise",
+            priority="urgent",
+            action_url="/x",
+            created_at=NOW,
+        )
+        for n in range(9)
+    ]
+
+    assert [one.title for one in digest(*day).top] == [
+        "urgent",
+        "high, to open",
+        "high",
+        "to open",
+        "for them",
+    ]
+    assert [one.title for one in digest(*noisy, *day).top] == [
+        "noise 8",
+        "noise 7",
+        "urgent",
+        "high, to open",
+        "high",
+    ]
 
 
 @given(st.integers())
