@@ -8,6 +8,7 @@ Raw sockets, so that an answer can be any bytes and a connection can end anywher
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import ssl
@@ -169,6 +170,13 @@ class PushService:
         for session in tuple(self._open):
             session.reset()
 
+    def end_behind_the_loops_back(self) -> None:
+        """End every connection in the kernel, now: no loop has heard of it when this returns."""
+        for session in tuple(self._open):
+            number = os.dup(session.raw.fileno())
+            with socket.socket(fileno=number) as raw:
+                raw.shutdown(socket.SHUT_RDWR)
+
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
@@ -306,9 +314,13 @@ class _Session(asyncio.Protocol):
         if not self.ended.done():
             self.ended.set_result(None)
 
+    @property
+    def raw(self) -> Any:
+        """Its socket."""
+        return self._transport.get_extra_info("socket")
+
     def reset(self) -> None:
-        raw = self._transport.get_extra_info("socket")
-        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
     def abort(self) -> None:

@@ -299,6 +299,21 @@ async def test_a_kept_connection_that_ended_costs_nothing(service: PushService) 
     assert (service.connections, service.taken) == (2, 2)
 
 
+async def test_a_kept_connection_of_whose_end_only_the_kernel_knows_is_not_used(service: PushService) -> None:
+    """What may not be sent twice would be unknown, and would never have been taken."""
+    device = service.subscribe(KEY)
+
+    async with closing(sender(service, key=KEY)) as made:
+        await push(made, service, device)
+        service.end_behind_the_loops_back()
+        result = await push(made, service, device)
+        assert isinstance(made._transport, KeepAliveTransport)
+        assert made._transport.counts.repeated == 0
+
+    assert result.kind == "sent"
+    assert (service.connections, service.taken) == (2, 2)
+
+
 async def test_what_may_be_sent_twice_is_repeated_when_a_kept_connection_ends_under_it(
     service: PushService,
 ) -> None:
