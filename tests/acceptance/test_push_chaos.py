@@ -15,7 +15,7 @@ import os
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -276,19 +276,20 @@ def report(verdict: Verdict, installed: Installation, seconds: float, done: Coun
     service = installed.trouble.service
     faults = installed.trouble.done
     return (
-        f"\n  {len(installed.wanted)} pushes to {len(service.devices)} browsers, {service.requests} requests in"
+        f"{len(installed.wanted)} pushes to {len(service.devices)} browsers, {service.requests} requests in"
         f" {seconds:.0f} s, {sum(faults.values()) / service.requests:.0%} of them with a fault"
-        f"\n  {len(verdict.lost)} lost, {len(verdict.stuck)} stuck, {len(verdict.invented)} invented,"
+        f"\n{len(verdict.lost)} lost, {len(verdict.stuck)} stuck, {len(verdict.invented)} invented,"
         f" {verdict.dead} dead letters"
-        f"\n  {verdict.repetitions} repetitions, {verdict.unknown} unknown outcomes;"
+        f"\n{verdict.repetitions} repetitions, {verdict.unknown} unknown outcomes;"
         f" {len(verdict.beside)} would stand beside the first"
-        f"\n  seed {SEED}: {', '.join(f'{count} × {what}' for what, count in sorted((done + faults).items()))}"
+        f"\nseed {SEED}: {', '.join(f'{count} × {what}' for what, count in sorted((done + faults).items()))}"
     )
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 async def test_no_push_is_lost_and_none_comes_twice_beside_itself_while_senders_die(
-    own_postgres: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_postgres: PostgresServer, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     began = time.monotonic()
     async with installation(own_postgres, tmp_path, CARILLON_SENDERS=str(SENDERS)) as installed:
@@ -302,8 +303,7 @@ async def test_no_push_is_lost_and_none_comes_twice_beside_itself_while_senders_
 
         verdict = await installed.verdict()
         log = installed.node.log
-    with capsys.disabled():
-        print(report(verdict, installed, time.monotonic() - began, nemesis.done))
+    measured(report(verdict, installed, time.monotonic() - began, nemesis.done))
     assert verdict.clean, verdict
     assert verdict.repetitions <= verdict.unknown
     assert nemesis.done["kill -9"] >= 3
