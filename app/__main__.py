@@ -172,7 +172,7 @@ def _children(process: ProcessSettings) -> list[Child]:
     webs = process.workers if "web" in process.roles else 0
     children = [Child(f"web-{number}", ["serve", "--roles", "web"]) for number in range(webs)]
     children += [
-        Child(f"sender-{number}", ["serve", "--roles", "worker", "--port", "0"])
+        Child(f"sender-{number}", ["serve", "--roles", "worker", "--port", "0"], nice=process.sender_nice)
         for number in range(process.senders)
     ]
     others = sorted(process.roles - {"web"} - ({"worker"} if process.senders else set()))

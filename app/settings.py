@@ -91,6 +91,9 @@ class ProcessSettings:
     roles: frozenset[str] = frozenset(ROLES)
     workers: int = 1  # web processes on the port; several need REDIS_URL
     senders: int = 0  # processes that only deliver; 0: whoever has the role worker does
+    sender_nice: int = (
+        10  # how far those give way to the others for processor time: 0 not at all, 19 furthest
+    )
     node: str = field(default_factory=socket.gethostname)  # the node's name in logs and on status pages
     migrate: bool = True  # bring the database to this version's schema at the start
     state: Path = Path(".carillon")  # generated keys and the embedded database
@@ -206,6 +209,7 @@ SECTIONS = (
             "roles": "CARILLON_ROLES",
             "workers": "CARILLON_WORKERS",
             "senders": "CARILLON_SENDERS",
+            "sender_nice": "CARILLON_SENDER_NICE",
             "node": "CARILLON_NODE",
             "log_level": "LOG_LEVEL",
             "log_format": "LOG_FORMAT",
@@ -387,6 +391,8 @@ def _check(process: ProcessSettings, secrets: SecretSettings) -> None:
         )
     if process.senders and "worker" not in process.roles:
         raise BadSetting("CARILLON_SENDERS", "needs the role worker in CARILLON_ROLES")
+    if not 0 <= process.sender_nice <= 19:
+        raise BadSetting("CARILLON_SENDER_NICE", "must be 0 to 19")
     if process.env != "production":
         return
     if secrets.jwt_secret_key is None and secrets.jwks_url is None:

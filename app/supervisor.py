@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
@@ -21,14 +22,20 @@ _LONGEST_PAUSE = 30.0  # seconds
 
 @dataclass(slots=True)
 class Child:
-    """One process of ours, whoever it is at the moment."""
+    """
+    One process of ours, whoever it is at the moment.
+
+    nice: how far it gives way to others for processor time, 0 to 19 as nice(1) has it.
+    """
 
     name: str
     arguments: Sequence[str]
+    nice: int = 0
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
     not_before: float = 0.0
+    is_ranked: bool = True
 
     def start(self, environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -37,6 +44,26 @@ class Child:
             start_new_session=True,  # Ctrl-C reaches us, and we tell them
         )
         self.started = time.monotonic()
+        if self.nice:
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, min(own + self.nice, 19))
+            self.is_ranked = False
+            self.rank()
+
+    def rank(self) -> None:
+        """
+        Let it give way where Linux shares the processor among sessions, too (sched(7), autogroups): there its nice
+        value would only count within its own session, which has nobody else.
+        """
+        if self.process is None or self.is_ranked:
+            return
+        self.is_ranked = True
+        try:
+            Path(f"/proc/{self.process.pid}/autogroup").write_text(f"{self.nice}\n")
+        except BlockingIOError:  # the kernel takes one in a tenth of a second
+            self.is_ranked = False
+        except OSError:  # it has no such groups, or the process is gone
+            pass
 
     def tell(self, number: int) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -75,6 +102,7 @@ class Supervisor:
         now = time.monotonic()
         for child in self._children:
             if child.running:
+                child.rank()
                 continue
             if child.process is not None:
                 well = now - child.started >= _WELL_AFTER

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
@@ -265,6 +267,8 @@ async def test_senders_deliver_beside_the_web_process_and_need_nothing_but_postg
             assert roles == ["scheduler", "web", "worker", "worker"]
 
             first, second = [child for child in service_.children() if "worker" in child.cmdline()]
+            assert [child.nice() - os.nice(0) for child in (first, second)] == [10, 10]
+            assert {child.nice() for child in service_.children()} == {os.nice(0), os.nice(0) + 10}
             first.kill()
             await service_.logged("process_died")
             for number in range(20):
@@ -289,6 +293,26 @@ async def test_senders_without_the_role_of_a_worker_are_refused(database):
 
     assert refusal.code == 2
     assert "CARILLON_SENDERS" in refusal.log
+
+
+async def test_senders_give_way_as_far_as_they_are_told(database):
+    settings = {
+        "DATABASE_URL": database,
+        "JWT_SECRET_KEY": SECRET,
+        "HUB_DRAIN": "0",
+        "CARILLON_SENDER_NICE": "3",
+    }
+    async with Node("--senders", "2", settings=settings) as service_:
+        senders = [child for child in service_.children() if "worker" in child.cmdline()]
+        assert [child.nice() - os.nice(0) for child in senders] == [3, 3]
+        groups = [Path(f"/proc/{child.pid}/autogroup") for child in senders]
+        for group in groups:
+            if group.exists():
+                async with asyncio.timeout(10):
+                    while not group.read_text().endswith("nice 3\n"):
+                        await asyncio.sleep(0.05)
+    refusal = await refusal_of({**settings, "CARILLON_SENDER_NICE": "20"}, "--senders", "2")
+    assert "CARILLON_SENDER_NICE" in refusal.log
 
 
 # --- Production ------------------------------------------------------------------------------------------------------
