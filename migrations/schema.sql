@@ -705,7 +705,7 @@ CREATE UNIQUE INDEX idx_delivery_batches_id ON public.delivery_batches USING btr
 
 CREATE INDEX idx_delivery_broadcasts_due ON public.delivery_broadcasts USING btree (due_at) WHERE (state = 'running'::text);
 
-CREATE INDEX idx_digest_runs_age ON public.digest_runs USING btree (tenant_id, ran_at);
+CREATE INDEX idx_digest_runs_age ON public.digest_runs USING btree (tenant_id, ran_at) WHERE (ran_at IS NOT NULL);
 
 CREATE INDEX idx_digest_subscriptions_due ON public.digest_subscriptions USING btree (next_run_at) WHERE (next_run_at IS NOT NULL);
 
