@@ -19,7 +19,7 @@ from email.utils import format_datetime
 from html import escape
 from typing import NamedTuple
 from unicodedata import category
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from delivery.channel import Message
 
@@ -54,11 +54,16 @@ class BadMail(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sender:
-    """Who writes. address, reply_to: addr-specs in ASCII (RFC 5322 §3.4.1)."""
+    """
+    Who writes. address, reply_to, unsubscribe: addr-specs in ASCII (RFC 5322 §3.4.1).
+
+    unsubscribe: a mailbox for who unsubscribes by a mail, whose subject is then the token of the link.
+    """
 
     address: str
     name: str | None = None
     reply_to: str | None = None
+    unsubscribe: str | None = None
 
     @property
     def domain(self) -> str:
@@ -182,7 +187,12 @@ def _headers(message: Message, sender: Sender) -> Iterator[tuple[str, str]]:
     yield "List-Id", f"<{kind}.{tenant}.{sender.domain}>"  # RFC 2919
     yield "Feedback-ID", f"{kind}:{tenant}:{message.priority}:carillon"
     if (url := message.unsubscribe_url) is not None:
-        yield "List-Unsubscribe", f"<{url}>"  # RFC 2369
+        ways = f"<{url}>"
+        if sender.unsubscribe is not None:
+            token, box = url.rpartition("/")[2], quote(sender.unsubscribe, safe="@")  # RFC 6068
+            both = f"{ways}, <mailto:{box}?subject={token}>"
+            ways = both if len(both) < _LINE_MAX_BYTES - 40 else ways
+        yield "List-Unsubscribe", ways  # RFC 2369
         if url.startswith("https://"):
             yield "List-Unsubscribe-Post", "List-Unsubscribe=One-Click"  # RFC 8058
     if message.priority == "urgent":

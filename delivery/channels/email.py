@@ -45,6 +45,7 @@ class EmailSettings:
     email_from: str | None = None  # the address that writes; without it no mail goes out
     email_from_name: str | None = None  # the name beside it
     email_reply_to: str | None = None  # where answers go
+    email_unsubscribe: str | None = None  # a mailbox for List-Unsubscribe, beside the link; docs/channels.md
     email_prefer: Literal["smtp", "sendgrid"] = "smtp"  # tried first where both are there
     email_concurrency: int = 16  # mails under way at once, by each of them
     email_rate: float | None = None  # mails per second, by each of them; None: no limit
@@ -62,7 +63,11 @@ class EmailSettings:
     sendgrid_base_url: str = "https://api.sendgrid.com"  # https://api.eu.sendgrid.com for the EU
 
     def __post_init__(self) -> None:
-        for name, address in (("EMAIL_FROM", self.email_from), ("EMAIL_REPLY_TO", self.email_reply_to)):
+        for name, address in (
+            ("EMAIL_FROM", self.email_from),
+            ("EMAIL_REPLY_TO", self.email_reply_to),
+            ("EMAIL_UNSUBSCRIBE", self.email_unsubscribe),
+        ):
             if address is not None and not is_address(address):
                 raise ValueError(f"{name} must be one e-mail address, as in name@example.com")
         if self.email_from_name is not None and (fault := header_faults(self.email_from_name)):
@@ -78,7 +83,12 @@ class EmailSettings:
 
     @property
     def sender(self) -> Sender:
-        return Sender(address=self.email_from or "", name=self.email_from_name, reply_to=self.email_reply_to)
+        return Sender(
+            address=self.email_from or "",
+            name=self.email_from_name,
+            reply_to=self.email_reply_to,
+            unsubscribe=self.email_unsubscribe,
+        )
 
 
 def providers(settings: EmailSettings, http: aiohttp.ClientSession) -> tuple[Provider, ...]:

@@ -133,6 +133,20 @@ def test_without_a_link_to_leave_by_nothing_is_promised() -> None:
     assert "List-Unsubscribe-Post" not in mail(unsubscribe_url="http://127.0.0.1:8003/u/x").headers
 
 
+def test_who_unsubscribes_by_a_mail_writes_the_token_of_the_link() -> None:
+    sender = replace(SENDER, unsubscribe="leave+list@example.org")
+
+    made = mail(sender)
+
+    assert made.headers["List-Unsubscribe"] == (
+        "<https://hub.example/u/token>, <mailto:leave%2Blist@example.org?subject=token>"
+    )
+    assert made.headers["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+    assert "List-Unsubscribe" not in mail(sender, unsubscribe_url=None).headers
+    long = f"https://hub.example/u/{'x' * 800}"
+    assert mail(sender, unsubscribe_url=long).headers["List-Unsubscribe"] == f"<{long}>", "a line has an end"
+
+
 def test_what_is_urgent_says_so() -> None:
     assert {"Importance": "high", "X-Priority": "1"}.items() <= mail(priority="urgent").headers.items()
     assert "Importance" not in mail(priority="high").headers
