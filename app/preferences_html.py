@@ -31,6 +31,9 @@ MARK = ("form", "preferences")
 
 FREQUENCIES: tuple[Frequency, ...] = get_args(Frequency)
 
+#: Members that have a field.
+FIELDS = frozenset({"delivery_times", "timezone", "frequency", "weekly_day", "channels"})
+
 #: Times that can be added at once.
 _SPARE_TIMES = 2
 
@@ -138,7 +141,7 @@ def wishes(form: Form, before: Wanted) -> Wanted:
         delivery_times=tuple(sorted(time.fromisoformat(one) for one in times)),
         timezone=form.timezone,
         frequency=frequency,
-        weekly_day=int(form.weekly_day) if frequency == "weekly" else None,
+        weekly_day=int(form.weekly_day) if frequency == "weekly" or before.weekly_types else None,
         exclude_weekends=form.exclude_weekends,
         channels=tuple(dict.fromkeys(channels)),
     )

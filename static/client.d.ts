@@ -278,15 +278,21 @@ export interface DigestSettings {
   /** Of IANA's. */
   timezone: string;
   frequency: DigestFrequency;
-  /** Of a weekly digest: 0 is Monday. */
+  /** Of a weekly digest, and of weekly_types: 0 is Monday. */
   weekly_day: number | null;
   /** null: every type. */
   include_types: string[] | null;
   exclude_types: string[];
+  /** These stand only in the digest of weekly_day. */
+  weekly_types: string[];
   exclude_weekends: boolean;
   min_priority: Priority;
   unread_only: boolean;
   channels: string[];
+  /** One that says so when there was nothing for a week. */
+  all_quiet: boolean;
+  /** In the inbox only, for who is in the application when it comes. */
+  inbox_when_active: boolean;
 }
 
 export interface DigestRun {
@@ -302,7 +308,14 @@ export interface DigestRun {
 
 /** One's own digest. */
 export interface Digest {
-  get(options?: Cancellable): Promise<DigestSettings & { delivery_time: string; next_run: DigestRun | null }>;
+  get(options?: Cancellable & { deviceTimezone?: string }): Promise<
+    DigestSettings & {
+      delivery_time: string;
+      next_run: DigestRun | null;
+      /** What `deviceTimezone` has said for 24 hours, where that is another time. */
+      proposed_timezone: string | null;
+    }
+  >;
   /** In place of all that was set; what is left out is as by default. What get() gave may be changed and put back. */
   put(settings: Partial<DigestSettings> & { delivery_time?: string }, options?: Cancellable): ReturnType<Digest["get"]>;
   /** What it would say if it were due now. Nothing is sent or moved. */

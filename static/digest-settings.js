@@ -13,6 +13,7 @@ export const english = {
   weekends: "Not on weekends", channels: "By", inApp: "Inbox", priority: "From this priority on",
   priorities: { low: "Low: everything", normal: "Normal", high: "High", urgent: "Urgent only" },
   include: "Only these kinds", includeHint: "With none chosen it is every kind.", exclude: "Never these kinds", another: "Another kind", add: "Add",
+  weeklyTypes: "These kinds only once a week", quiet: "Tell me also when nothing came for a week", active: "Only in the inbox when I am here anyway",
   unreadOnly: "Only what I have not read", next: "The next ones", none: "None is to come.", clocks: "The clocks change on this day",
   pending: "Waiting for the next one: {count}", more: "and {count} more", nothing: "Nothing has come in since the last one.",
   preview: "What it would say now", total: "Notifications: {count}", unread: "Unread: {count}", byType: "By kind",
@@ -130,7 +131,7 @@ export class DigestForm {
     p.enabled = make("input", { type: "checkbox", role: "switch", part: "switch", id: "is_enabled", onchange: change("is_enabled", ({ checked }) => checked) });
     p.on = make("label", { class: "check", part: "toggle" }, p.enabled, make("span"));
 
-    p.frequency = select("frequency", ({ target: { value } }) => this.#change({ frequency: value, weekly_day: value === "weekly" ? (this.#shown.weekly_day ?? 0) : null }));
+    p.frequency = select("frequency", ({ target: { value } }) => this.#change({ frequency: value, ...this.#day({ frequency: value }) }));
     p.day = select("weekly_day", change("weekly_day", ({ value }) => Number(value)));
     p.timeList = make("div", { class: "row" });
     p.addTime = button("add-time", () => this.#addTime());
@@ -140,6 +141,8 @@ export class DigestForm {
     p.channels = make("div", { class: "checks" });
     p.priority = select("min_priority");
     p.unread = checkbox("unread_only");
+    p.quiet = checkbox("all_quiet");
+    p.active = checkbox("inbox_when_active");
     const fields = {
       frequency: this.#field("frequency", p.frequency),
       weekly_day: this.#field("weekly_day", p.day),
@@ -151,12 +154,16 @@ export class DigestForm {
       unread_only: this.#bare("unread_only", p.unread),
       include_types: this.#typesField("include_types", make("p", { class: "quiet", id: "hint-include_types" })),
       exclude_types: this.#typesField("exclude_types"),
+      weekly_types: this.#typesField("weekly_types"),
+      all_quiet: this.#bare("all_quiet", p.quiet),
+      inbox_when_active: this.#bare("inbox_when_active", p.active),
     };
     p.fields = fields;
     p.form = make("div", { part: "fields", hidden: true },
       make("div", { class: "pair" }, fields.frequency.node, fields.weekly_day.node), fields.delivery_times.node, fields.timezone.node, fields.exclude_weekends.node,
       fields.channels.node, make("div", { class: "pair" }, fields.min_priority.node, fields.unread_only.node),
-      make("div", { class: "pair" }, fields.include_types.node, fields.exclude_types.node));
+      make("div", { class: "pair" }, fields.include_types.node, fields.exclude_types.node, fields.weekly_types.node),
+      make("div", {}, fields.all_quiet.node, fields.inbox_when_active.node));
 
     p.runsTitle = make("h3", { id: "next" });
     p.runs = make("ol", { part: "runs", "aria-labelledby": "next" });
@@ -214,7 +221,7 @@ export class DigestForm {
       const type = input.value.trim();
       if (!type) return input.focus();
       input.value = "";
-      this.#change({ [name]: [...new Set([...(this.#shown[name] ?? []), type])] });
+      this.#choose(name, [...new Set([...(this.#shown[name] ?? []), type])]);
       input.focus();
     };
     input.addEventListener("keydown", (event) => {
@@ -241,7 +248,7 @@ export class DigestForm {
     const { hub } = this.#host;
     if (!hub) return;
     try {
-      const saved = await hub.digest.get();
+      const saved = await hub.digest.get({ deviceTimezone: deviceZone() });
       if (hub !== this.#host.hub) return;
       this.#take(saved);
       this.#isBroken = false;
@@ -291,6 +298,16 @@ export class DigestForm {
     this.draw();
     this.#last = this.#last.then(() => this.#save());
     return this.#last;
+  }
+
+  #choose(name, values) {
+    return this.#change({ [name]: values, ...(name === "weekly_types" && this.#day({ weekly_types: values })) });
+  }
+
+  /** The day of the week belongs to a weekly digest, and to kinds that come once a week. */
+  #day(changes) {
+    const { frequency, weekly_types: types, weekly_day: day } = { ...this.#shown, ...changes };
+    return { weekly_day: frequency === "weekly" || types?.length ? (day ?? 0) : null };
   }
 
   async #save() {
@@ -433,13 +450,15 @@ export class DigestForm {
     const f = p.fields;
     const names = {
       frequency: "frequency", weekly_day: "day", delivery_times: "times", timezone: "zone", exclude_weekends: "weekends", channels: "channels",
-      min_priority: "priority", unread_only: "unreadOnly", include_types: "include", exclude_types: "exclude",
+      min_priority: "priority", unread_only: "unreadOnly", include_types: "include", exclude_types: "exclude", weekly_types: "weeklyTypes",
+      all_quiet: "quiet", inbox_when_active: "active",
     };
     for (const [name, key] of Object.entries(names)) say(f[name].label, this.#t(key));
     this.#options(p.frequency, FREQUENCIES.map((one) => [one, this.#t(`frequencies.${one}`)]), shown.frequency);
     this.#options(p.day, days(this.#host.locale.plural.resolvedOptions().locale), shown.weekly_day ?? 0);
     this.#options(p.priority, PRIORITIES.map((one) => [one, this.#t(`priorities.${one}`)]), shown.min_priority);
-    f.weekly_day.node.hidden = shown.frequency !== "weekly";
+    f.weekly_day.node.hidden = shown.frequency !== "weekly" && !shown.weekly_types?.length;
+    for (const name of ["weekly_types", "all_quiet", "inbox_when_active"]) f[name].node.hidden = !(name in shown); // an older hub
     f.delivery_times.node.hidden = shown.frequency === "off";
     f.exclude_weekends.node.hidden = ["off", "weekdays"].includes(shown.frequency) && !shown.exclude_weekends;
     const hint = f.delivery_times.node.querySelector("p");
@@ -450,10 +469,12 @@ export class DigestForm {
     this.#drawZones(shown);
     p.weekends.control.checked = shown.exclude_weekends;
     p.unread.control.checked = shown.unread_only;
+    p.quiet.control.checked = Boolean(shown.all_quiet);
+    p.active.control.checked = Boolean(shown.inbox_when_active);
     this.#drawChecks(p.channels, this.#channels(shown), shown.channels, (channel) => this.#channelName(channel), "channels");
-    for (const name of ["include_types", "exclude_types"]) {
+    for (const name of ["include_types", "exclude_types", "weekly_types"]) {
       const chosen = shown[name] ?? [];
-      const known = [...new Set([...this.#host.types, ...(this.#saved.include_types ?? []), ...this.#saved.exclude_types, ...chosen])];
+      const known = [...new Set([...this.#host.types, ...["include_types", "exclude_types", "weekly_types"].flatMap((one) => this.#saved[one] ?? []), ...chosen])];
       this.#drawChecks(f[name].list, known, chosen, (type) => this.#host.typeName(type), name, name === "include_types");
       say(f[name].adding, this.#t("add"));
       this.#kit.put(f[name].input, "aria-label", this.#t("another"));
@@ -489,7 +510,7 @@ export class DigestForm {
       list.replaceChildren(...known.map((value) => {
         const onchange = () => {
           const now = [...list.querySelectorAll("input:checked")].map((one) => one.value);
-          this.#change({ [field]: now.length || !isNullWhenEmpty ? now : null });
+          this.#choose(field, now.length || !isNullWhenEmpty ? now : null);
         };
         return this.#check(make("input", { type: "checkbox", value, onchange })).node;
       }));

@@ -9,8 +9,8 @@ export class Digest {
     this.#hub = hub;
   }
 
-  #get(path, { limit, days, signal } = {}) {
-    const asked = Object.entries({ limit, days }).filter(([, value]) => value !== undefined);
+  #get(path, { limit, days, deviceTimezone, signal } = {}) {
+    const asked = Object.entries({ limit, days, device_timezone: deviceTimezone }).filter(([, value]) => value !== undefined);
     return this.#hub.request("GET", `${DIGEST}/${path}${asked.length ? `?${new URLSearchParams(asked)}` : ""}`, { signal });
   }
 

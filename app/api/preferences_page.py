@@ -61,7 +61,8 @@ async def act(call: Call) -> Response:
     except ServiceError as error:
         if error.code != "invalid":
             raise
-        faults = {fault.path for fault in error.faults}
+        paths = {fault.path for fault in error.faults}
+        faults = {path if path in preferences_html.FIELDS else "frequency" for path in paths}
         return _html(422, preferences_html.page(form, visitor.locale, faults=faults))
     stored = await _stored(call, visitor)
     return _html(200, preferences_html.page(stored, visitor.locale, is_saved=True))

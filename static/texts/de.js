@@ -26,6 +26,7 @@ export default {
     weekends: "Nicht am Wochenende", channels: "Per", inApp: "Posteingang", priority: "Ab dieser Priorität",
     priorities: { low: "Niedrig: alles", normal: "Normal", high: "Wichtig", urgent: "Nur Dringendes" },
     include: "Nur diese Arten", includeHint: "Ist keine gewählt, sind es alle.", exclude: "Diese Arten nie", another: "Weitere Art", add: "Hinzufügen",
+    weeklyTypes: "Diese Arten nur einmal in der Woche", quiet: "Auch sagen, wenn eine Woche lang nichts kam", active: "Nur im Posteingang, wenn ich ohnehin da bin",
     unreadOnly: "Nur was ich nicht gelesen habe", next: "Die nächsten", none: "Es steht keine an.", clocks: "An diesem Tag werden die Uhren umgestellt",
     pending: "Wartet auf die nächste: {count}", more: "und {count} weitere", nothing: "Seit der letzten ist nichts gekommen.",
     preview: "Was jetzt darin stünde", total: "Benachrichtigungen: {count}", unread: "Ungelesen: {count}", byType: "Nach Art",

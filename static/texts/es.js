@@ -26,6 +26,7 @@ export default {
     weekends: "No los fines de semana", channels: "Por", inApp: "Bandeja de entrada", priority: "Desde esta prioridad",
     priorities: { low: "Baja: todo", normal: "Normal", high: "Alta", urgent: "Solo lo urgente" },
     include: "Solo estos tipos", includeHint: "Si no elige ninguno, son todos.", exclude: "Nunca estos tipos", another: "Otro tipo", add: "Añadir",
+    weeklyTypes: "Estos tipos solo una vez por semana", quiet: "Decirme también cuando no ha llegado nada en una semana", active: "Solo en la bandeja de entrada cuando ya estoy aquí",
     unreadOnly: "Solo lo que no he leído", next: "Los próximos", none: "No hay ninguno previsto.", clocks: "Ese día cambia la hora",
     pending: "A la espera del próximo: {count}", more: "y {count} más", nothing: "No ha llegado nada desde el último.",
     preview: "Lo que diría ahora", total: "Notificaciones: {count}", unread: "Sin leer: {count}", byType: "Por tipo",

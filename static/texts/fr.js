@@ -26,6 +26,7 @@ export default {
     weekends: "Pas le week-end", channels: "Par", inApp: "Boîte de réception", priority: "À partir de cette priorité",
     priorities: { low: "Basse : tout", normal: "Normale", high: "Importante", urgent: "Urgences seulement" },
     include: "Seulement ces types", includeHint: "Si aucun n’est choisi, ils y sont tous.", exclude: "Jamais ces types", another: "Autre type", add: "Ajouter",
+    weeklyTypes: "Ces types une fois par semaine seulement", quiet: "Me dire aussi quand rien n’est arrivé de la semaine", active: "Seulement dans la boîte de réception quand je suis là",
     unreadOnly: "Seulement ce que je n’ai pas lu", next: "Les prochains", none: "Aucun n’est prévu.", clocks: "Changement d’heure ce jour-là",
     pending: "En attente du prochain : {count}", more: "et {count} autres", nothing: "Rien n’est arrivé depuis le dernier.",
     preview: "Ce qu’il dirait maintenant", total: "Notifications : {count}", unread: "Non lues : {count}", byType: "Par type",

@@ -26,6 +26,7 @@ export default {
     weekends: "Não aos fins de semana", channels: "Por", inApp: "Caixa de entrada", priority: "A partir desta prioridade",
     priorities: { low: "Baixa: tudo", normal: "Normal", high: "Alta", urgent: "Só o urgente" },
     include: "Só estes tipos", includeHint: "Sem nenhum escolhido, são todos.", exclude: "Nunca estes tipos", another: "Outro tipo", add: "Adicionar",
+    weeklyTypes: "Estes tipos só uma vez por semana", quiet: "Dizer-me também quando nada chegou numa semana", active: "Só na caixa de entrada quando já cá estou",
     unreadOnly: "Só o que não li", next: "Os próximos", none: "Nenhum está previsto.", clocks: "Nesse dia muda a hora",
     pending: "À espera do próximo: {count}", more: "e mais {count}", nothing: "Nada chegou desde o último.",
     preview: "O que diria agora", total: "Notificações: {count}", unread: "Por ler: {count}", byType: "Por tipo",

@@ -26,6 +26,7 @@ export default {
     weekends: "Si wikendi", channels: "Kwa", inApp: "Kikasha", priority: "Kuanzia kipaumbele hiki",
     priorities: { low: "Cha chini: yote", normal: "Cha kawaida", high: "Muhimu", urgent: "Ya dharura tu" },
     include: "Aina hizi tu", includeHint: "Usipochagua yoyote, ni zote.", exclude: "Aina hizi kamwe", another: "Aina nyingine", add: "Ongeza",
+    weeklyTypes: "Aina hizi mara moja tu kwa wiki", quiet: "Niambie pia wiki nzima ikipita bila kitu", active: "Kwenye kikasha tu nikiwa tayari hapa",
     unreadOnly: "Nisiyoyasoma tu", next: "Zinazofuata", none: "Hakuna unaotarajiwa.", clocks: "Saa hubadilishwa siku hii",
     pending: "Inayosubiri muhtasari ujao: {count}", more: "na nyingine {count}", nothing: "Hakuna kilichoingia tangu wa mwisho.",
     preview: "Ungesema nini sasa", total: "Arifa: {count}", unread: "Hazijasomwa: {count}", byType: "Kwa aina",

@@ -27,7 +27,11 @@ DIGEST_SETTINGS: dict[str, Any] = {
     "min_priority": "low",
     "unread_only": False,
     "channels": ["in_app", "email"],
+    "weekly_types": [],
+    "all_quiet": False,
+    "inbox_when_active": False,
     "next_run": None,
+    "proposed_timezone": None,
 }
 CHANNELS = ("push", "email", "sms", "whatsapp", "telegram", "webhook")
 
@@ -88,6 +92,7 @@ class ElementsServer(SdkServer):
         self.runs: list[dict[str, Any]] = []
         self.waiting: list[dict[str, Any]] = []
         self.digests_sent = 0
+        self.device_timezone: str | None = None
 
     def routes(self) -> list[BaseRoute]:
         ours = [
@@ -162,8 +167,13 @@ class ElementsServer(SdkServer):
             if faults := self.faults(wanted):
                 details = [{"path": path, "message": message} for path, message in faults.items()]
                 return JSONResponse({"error": "invalid", "detail": "No.", "details": details}, 422)
-            assert wanted.keys() <= DIGEST_SETTINGS.keys() - {"next_run", "delivery_time"}
+            assert wanted.keys() <= DIGEST_SETTINGS.keys() - {
+                "next_run",
+                "delivery_time",
+                "proposed_timezone",
+            }
             self.digest = {**DIGEST_SETTINGS, **wanted, "delivery_times": sorted(wanted["delivery_times"])}
+        self.device_timezone = request.query_params.get("device_timezone", self.device_timezone)
         return JSONResponse(self.digest)
 
     async def _of_digest(self, request: Request) -> Response:

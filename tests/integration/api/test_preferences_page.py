@@ -297,6 +297,22 @@ async def test_what_cannot_be_is_told_at_its_field_and_nothing_is_lost_or_change
     assert await opt_outs(known) == []
 
 
+async def test_the_day_of_kinds_that_come_once_a_week_stays_and_moves(known: Edge) -> None:
+    await known.client(person()).put(WANTED, json={"weekly_types": ["transport"], "weekly_day": 2})
+    path = await link(known)
+
+    same = await send(known, path, {"timezone": ["Africa/Kigali"]})
+    day = (await settings(known))["weekly_day"]
+    moved = await send(known, path, {"weekly_day": ["4"]})
+    refused = await send(known, path, {"frequency": ["weekly"]})
+
+    assert (same.status_code, moved.status_code, refused.status_code) == (200, 200, 422)
+    assert day == 2
+    now = await settings(known)
+    assert (now["weekly_day"], now["weekly_types"], now["frequency"]) == (4, ["transport"], "daily")
+    assert Reading(refused.text).faulty == {"frequency"}
+
+
 async def test_words_of_others_are_text_on_the_page(known: Edge) -> None:
     evil = '"><img src=x onerror=alert(1)>'
 
