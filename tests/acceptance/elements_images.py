@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from playwright.async_api import Browser, expect
 
 from tests.acceptance.browsers import chromium
 from tests.acceptance.elements_server import ElementsServer
+from tests.acceptance.test_demo_page import serving
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 BODY = "<notify-bell></notify-bell><notify-toasts></notify-toasts>"
@@ -49,6 +51,13 @@ PLACED = """
   document.adoptedStyleSheets.push(sheet);
 }
 """
+
+
+NOTIFY = """async (words) => {
+    const { token } = await (await fetch("/demo/session")).json();
+    const headers = { authorization: `Bearer ${token}`, "content-type": "application/json" };
+    await fetch("/api/v1/notifications", { method: "POST", headers, body: JSON.stringify(words) });
+}"""
 
 
 async def draw(browser: Browser, look: str) -> None:
@@ -129,8 +138,32 @@ async def draw_digest(browser: Browser, look: str) -> None:
         await page.close()
 
 
+async def draw_demo_page(browser: Browser) -> None:
+    """The page of the README, at a hub of its own."""
+    with TemporaryDirectory() as folder:
+        async with serving(Path(folder)) as hub:
+            page = await browser.new_page(viewport={"width": 1080, "height": 800}, reduced_motion="reduce")
+            await page.goto(hub.url)
+            await expect(page.locator("#light")).to_have_text("Live")
+            for title, message, kind, priority in reversed(ENGLISH):
+                words = {"title": title, "message": message, "notification_type": kind, "priority": priority}
+                await page.evaluate(NOTIFY, words)
+            inbox = page.locator("#inbox")
+            await expect(inbox.locator("article")).to_have_count(len(ENGLISH))
+            for title in ("Welcome to Carillon", "Maintenance on Sunday"):
+                await inbox.get_by_role("button", name=f"Mark read: “{title}”").press("Enter")
+            await page.get_by_role("button", name="Send it from here").click()
+            await expect(page.locator("notify-bell [part=badge]")).to_have_text("3")
+            await page.reload()
+            await expect(page.locator("#light")).to_have_text("Live")
+            await expect(page.get_by_role("switch").first).to_be_visible()
+            await page.screenshot(path=IMAGES / "demo.png", full_page=True)
+            await page.close()
+
+
 async def main() -> None:
     async with chromium() as browser:
+        await draw_demo_page(browser)
         for look in LOOKS:
             await draw(browser, look)
             await draw_digest(browser, look)
