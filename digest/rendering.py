@@ -169,7 +169,7 @@ def _closing(document: Mapping[str, Any], locale: str | None) -> list[str]:
         at = msgspec.convert(document["next_run_at"], _Instant).astimezone(zone)
     except OverflowError:  # the first or the last day that there is
         return lines
-    clock = format_time(at, "short", tzinfo=zone, locale=_babel(locale))
+    clock = format_time(at, "short", tzinfo=zone, locale=_babel(locale)).replace(" ", "\u00a0")  # "7:00 ص"
     lines.append(say["next"].format(date=_date(at.date(), "long", locale), time=clock))
     lines.append(say["zone"].format(zone=_zone(zone, at, locale)))
     return lines

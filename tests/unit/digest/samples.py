@@ -279,6 +279,7 @@ def mail(told: tuple[Told, ...], timezone: str, locale: str, site: str | None = 
             created_at=NOW,
             locale=locale,
             unsubscribe_url="https://notify.example.test/u/AAAA",
+            preferences_url="https://notify.example.test/p/AAAA",
         ),
         Sender(address="school@example.test", name="The School"),
     )
