@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-import asyncpg
 import msgspec
 import structlog
 
@@ -57,6 +56,16 @@ class Words(Protocol):
     """Says in a person's language what a digest is called, and what stands in its first line."""
 
     def __call__(self, digest: Digest, locale: str | None) -> tuple[str, str]: ...
+
+
+class Ended(NamedTuple):
+    """What came of a batch: notifications, and what is said of the runs."""
+
+    written: list[Written]
+    ran: list[Ran]
+
+
+_Runner: TypeAlias = Callable[[Connection, Sequence[Subscription], datetime], Awaitable[Ended]]
 
 
 @dataclass(slots=True)
@@ -172,30 +181,52 @@ class DigestJob:
         return written.accepted
 
     async def _batch(self, limit: int) -> int:
-        """One transaction; when the data of one person is at fault, each in one of their own."""
+        """One transaction; when the data of one person is at fault, again with a savepoint for each."""
         try:
-            return await self._transaction(limit)
-        except asyncpg.PostgresError as error:
-            if limit == 1:
-                self.stats.failed += 1
-                log.error("digest_failed", sqlstate=error.sqlstate, exc_info=error)
-                return 0
-            log.warning("digest_batch_failed", sqlstate=error.sqlstate)
-            done = 0
-            for _ in range(limit):
-                done += await self._batch(1)
-            return done
+            return await self._transaction(limit, self._run)
+        except ServiceError:
+            raise  # the database is away: nobody is at fault, and the next tick tries again
+        except Exception as error:  # noqa: BLE001  # whatever it is, it must not keep back everybody else's
+            log.warning("digest_batch_failed", error=type(error).__name__)
+        return await self._transaction(limit, self._run_each)
 
-    async def _transaction(self, limit: int) -> int:
+    async def _transaction(self, limit: int, run: _Runner) -> int:
         async with self._database.transaction(deadline=_DEADLINE) as connection:
-            now, people = await self._digests.take_due(connection, limit)
-            written = await self._run(connection, people, now)
-        self._tell(written)
-        return len(people)
+            due = await self._digests.take_due(connection, limit)
+            ended = await run(connection, due.people, due.now)
+            await self._digests.put_off(connection, due.unreadable)
+        self.stats.failed += len(due.unreadable)
+        self._count(ended.ran, due.now)
+        self._tell(ended.written)
+        return len(due.people) + len(due.unreadable)
 
-    async def _run(
-        self, connection: Connection, people: Sequence[Subscription], now: datetime
-    ) -> Sequence[Written]:
+    async def _run_each(self, connection: Connection, people: Sequence[Subscription], now: datetime) -> Ended:
+        """The same one by one: who cannot be served is left behind, and the others are served."""
+        ended = Ended([], [])
+        for one in people:
+            try:
+                async with connection.transaction():
+                    written, ran = await self._run(connection, [one], now)
+            except Exception as error:  # of one person
+                log.error("digest_failed", tenant_id=one.tenant_id, exc_info=error)
+                written, ran = [], await self._give_up(connection, one, now)
+            ended.written.extend(written)
+            ended.ran.extend(ran)
+        return ended
+
+    async def _give_up(self, connection: Connection, one: Subscription, now: datetime) -> list[Ran]:
+        """Say that a run has failed: what it would have held stands in the next one. Where not even that can be said, later."""
+        assert one.next_run is not None, "it was due"
+        failed = [Ran(one, one.next_run, "failed", False, NOTHING, 0, 0, None, None)]
+        try:
+            async with connection.transaction():
+                await self._digests.finish(connection, failed, now)
+        except Exception as error:  # noqa: BLE001  # the fault itself has been logged
+            log.warning("digest_put_off", tenant_id=one.tenant_id, error=type(error).__name__)
+            await self._digests.put_off(connection, [(one.tenant_id, one.user_id)])
+        return failed
+
+    async def _run(self, connection: Connection, people: Sequence[Subscription], now: datetime) -> Ended:
         done = [one for one in people if one.is_done]
         due = [(one, one.next_run) for one in people if not one.is_done and one.next_run is not None]
         ran = [
@@ -217,7 +248,7 @@ class DigestJob:
                 state = "skipped_late" if is_late else "skipped_empty"
                 ran.append(Ran(one, run, state, is_late, window, digest.total, digest.unread, None, None))
                 continue
-            late = now - run.at > self._settings.spread * 2
+            late = now - run.at > self._settings.punctual
             try:
                 orders.append(self._order(one, digest, locale, there=id(one) in there))
             except ServiceError as error:  # one person's must not keep back everybody's
@@ -248,8 +279,7 @@ class DigestJob:
             )
         await self._digests.finish(connection, ran, now)
         await self._digests.advance(connection, [(one, one.next_run, None) for one in done], now)
-        self._count(ran, now)
-        return written
+        return Ended(written, ran)
 
     def _digest(self, one: Subscription, run: Run, window: Window, now: datetime) -> Digest:
         table = one.timetable()
@@ -347,15 +377,18 @@ def _fitting(document: Mapping[str, Any], title: str, message: str) -> Mapping[s
 def _cuts(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Smaller and smaller; the last one fits whatever came in."""
     for place, (words, listed, top, types, groups) in enumerate(_CUTS):
+        by_type = {
+            name: {
+                "count": one["count"],
+                "notifications": [_cut(item, words) for item in one["notifications"][:listed]],
+            }
+            for name, one in islice(document["notifications_by_type"].items(), types)
+        }
+        left = sum(len(one["notifications"]) for one in by_type.values())
         yield {
             **document,
-            "notifications_by_type": {
-                name: {
-                    "count": one["count"],
-                    "notifications": [_cut(item, words) for item in one["notifications"][:listed]],
-                }
-                for name, one in islice(document["notifications_by_type"].items(), types)
-            },
+            "notifications_by_type": by_type,
+            "overflow_count": document["summary"]["unread_notifications"] - left,
             "top_notifications": [_cut(item, words) for item in document["top_notifications"][:top]],
             "groups": document["groups"][:groups],
             "window": document["window"] if place == 0 else {},

@@ -11,6 +11,7 @@ from zoneinfo import ZoneInfo
 
 import asyncpg
 import msgspec
+import structlog
 
 from core.database import Connection, Database
 from core.errors import invalid
@@ -26,6 +27,8 @@ from digest.summary import Item
 from digest.timetable import Run, Timetable, kept, next_run, spread
 
 SQL = load("digest", "store.sql")
+
+log = structlog.stdlib.get_logger("digest.store")
 
 #: Entries of one stream that one digest looks at; more in one window are not counted.
 MAX_ENTRIES = 2000
@@ -56,6 +59,11 @@ class DigestSettings:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError("must be at least 1")
+
+    @property
+    def punctual(self) -> timedelta:
+        """Begun within this after its minute, a digest is not late: the spread, and what ticks and a queue take."""
+        return self.spread + max(2 * self.tick, timedelta(minutes=1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +125,14 @@ class Window:
     items: tuple[Item, ...]
     weekly: Held = field(default_factory=dict)
     held: Held = field(default_factory=dict)
+
+
+class Due(NamedTuple):
+    """Whose digests are due, locked, at which time. unreadable: tenant and person of rows that say nothing we know."""
+
+    now: datetime
+    people: list[Subscription]
+    unreadable: list[tuple[str, str]]
 
 
 class Ran(NamedTuple):
@@ -274,11 +290,23 @@ class Digests:
 
     # --- in the transaction of a run ---
 
-    async def take_due(self, connection: Connection, limit: int) -> tuple[datetime, list[Subscription]]:
-        """What is due, locked, and the time of the transaction."""
+    async def take_due(self, connection: Connection, limit: int) -> Due:
+        """What is due, and the time of the transaction."""
         rows = await connection.fetch(SQL["take_due"], limit)
         now: datetime = rows[0]["now"] if rows else await connection.fetchval("SELECT now()")
-        return now, [_subscription(row, self._settings, is_done=row["is_done"]) for row in rows]
+        due = Due(now, [], [])
+        for row in rows:
+            try:
+                due.people.append(_subscription(row, self._settings, is_done=row["is_done"]))
+            except Exception as error:  # one row must not keep back all the others
+                log.error("digest_subscription_unreadable", tenant_id=row["tenant_id"], exc_info=error)
+                due.unreadable.append((row["tenant_id"], row["user_id"]))
+        return due
+
+    async def put_off(self, connection: Connection, people: Sequence[tuple[str, str]]) -> None:
+        """Try again in an hour. people: tenant and person; their rows are locked."""
+        if people:
+            await connection.execute(SQL["put_off"], *map(list, zip(*people, strict=True)))
 
     async def take_old_zones(self, connection: Connection, limit: int) -> tuple[datetime, list[Subscription]]:
         """Subscriptions that were computed with other time zone data than ours, locked."""
@@ -572,5 +600,5 @@ def _last_offset(wanted: Wanted, run: Run | None) -> tzinfo:
     table = timetable(wanted, NONE, UTC)
     if run is None or table is None or run.slot >= len(table.times):
         return UTC
-    local = datetime.combine(run.date, table.times[run.slot], tzinfo=UTC)
-    return timezone(local - run.at)
+    offset = datetime.combine(run.date, table.times[run.slot], tzinfo=UTC) - run.at
+    return timezone(offset) if abs(offset) < timedelta(days=1) else UTC

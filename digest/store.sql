@@ -105,6 +105,13 @@ FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::date[], $5::smallint[
     AS a (tenant_id, user_id, next_run_at, next_date, next_slot, last_date, last_slot, last_due_at, positions)
 WHERE s.tenant_id = a.tenant_id AND s.user_id = a.user_id;
 
+-- name: put_off
+-- Somebody cannot be served now: not before an hour has passed. The rows are locked.
+--   $1 tenant ids text[], $2 user ids text[]
+UPDATE digest_subscriptions s SET next_run_at = now() + interval '1 hour'
+FROM unnest($1::text[], $2::text[]) AS p (tenant_id, user_id)
+WHERE s.tenant_id = p.tenant_id AND s.user_id = p.user_id;
+
 -- name: hold
 -- How far the weekly types of people were told. The rows are locked.
 --   $1 tenant ids text[], $2 user ids text[], $3 positions text[] (JSON: type -> stream -> seq), $4 dates date[] (NULL: it
