@@ -61,11 +61,10 @@ SET is_enabled = excluded.is_enabled, frequency = excluded.frequency, delivery_t
 --   $1 limit int
 -- Returns the rows as they were locked, with the time, the tenant's days off, and whether this very run has happened
 -- already. Leans on idx_digest_subscriptions_due, from its beginning to the limit, and on digest_runs_pkey for each row.
--- Statistics must not decide that. Gathered when nobody was due, they say that nobody is, and sorting everybody looks
--- as cheap; so the time is hidden from the planner. And EXISTS could be answered by a hash of all runs.
+-- Statistics must not decide that: with those of a moment at which many were due, EXISTS reads all runs into a hash.
 WITH due AS MATERIALIZED (
     SELECT s.* FROM digest_subscriptions s
-    WHERE s.next_run_at <= (SELECT now())
+    WHERE s.next_run_at <= now()
     ORDER BY s.next_run_at
     LIMIT $1 FOR UPDATE SKIP LOCKED)
 SELECT due.*, now() AS now,

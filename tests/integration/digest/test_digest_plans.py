@@ -37,16 +37,18 @@ async def plan(dsn: str) -> list[str]:
 
 
 @pytest.mark.parametrize("people", [50, PEOPLE])
+@pytest.mark.parametrize("is_due", [False, True], ids=["nobody is due", "everybody is due"])
 @pytest.mark.parametrize("past", ["", YESTERDAY], ids=["no run yet", "a day of runs"])
 async def test_a_claim_reads_the_indexes_that_hold_what_is_due_and_sorts_nothing(
-    database: str, people: int, past: str
+    database: str, people: int, past: str, *, is_due: bool
 ) -> None:
-    """By statistics of a moment at which nobody was due, or in which no run had happened at all."""
+    """Whatever the moment at which the statistics were gathered."""
     connection = await asyncpg.connect(database)
     if past:
         await connection.execute(past)
     await connection.execute("VACUUM ANALYZE")
-    await subscribe(connection, 1, people, "now() + interval '1 day'")
+    hours = -1 if is_due else 1
+    await subscribe(connection, 1, people, f"now() + {hours} * (1 + 20 * random()) * interval '1 hour'")
     await connection.close()
 
     lines = "\n".join(await plan(database))
