@@ -12,9 +12,10 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple, Protocol, TypeAlias
+from zoneinfo import ZoneInfo
 
 import msgspec
 import structlog
@@ -144,8 +145,8 @@ class DigestJob:
     async def preview(self, tenant_id: str, user_id: str) -> tuple[Subscription, Digest]:
         """What the next digest would say if it were due now. Raises ServiceError (not_found)."""
         one, window, now = await self._window(tenant_id, user_id)
-        run = one.next_sent() or Run(now, now.date(), 0)
-        return one, self._digest(one, run, window, now)
+        run = one.next_sent()
+        return one, self._now(one, window, now) if run is None else self._digest(one, run, window, now)
 
     async def _window(self, tenant_id: str, user_id: str) -> tuple[Subscription, Window, datetime]:
         """What has come in since the last digest, and the database's time."""
@@ -164,15 +165,17 @@ class DigestJob:
 
     async def run_now(self, tenant_id: str, user_id: str) -> Accepted:
         """
-        Send somebody what has come in since their last digest. The window does not move: it all stands in the
-        next one too.
+        Send somebody what has come in since their last digest, as that of today. The window does not move: it all
+        stands in the next one too.
 
-        Raises ServiceError: not_found; conflict when nothing has come in.
+        Raises ServiceError: not_found; rate_limited; conflict when nothing has come in, which does not count as asked.
         """
-        one, digest = await self.preview(tenant_id, user_id)
-        if digest.is_empty:
-            raise ServiceError("conflict", "Nothing has come in since the last digest.")
         async with self._database.transaction(deadline=_DEADLINE) as connection:
+            one, now = await self._digests.ask(connection, tenant_id, user_id)
+            [window] = await self._digests.windows(connection, [one])
+            digest = self._now(one, window, now)
+            if digest.is_empty:
+                raise ServiceError("conflict", "Nothing unread has come in since the last digest.")
             locale = (await self._digests.locales(connection, [one]))[0]
             [written] = await write(connection, [self._order(one, digest, locale)], _KEY_LIFE)
             if isinstance(written, Exception):
@@ -282,19 +285,15 @@ class DigestJob:
         return Ended(written, ran)
 
     def _digest(self, one: Subscription, run: Run, window: Window, now: datetime) -> Digest:
+        """That of one run."""
         table = one.timetable()
         following = None if table is None else kept(table, self._digests.following(one, run, now))
-        return summarise(
-            window.items,
-            day=run.date,
-            timezone=one.wanted.timezone,
-            now=now,
-            after=window.after,
-            until=window.until,
-            next_run_at=None if following is None else following.at,
-            frequency=one.wanted.frequency,
-            weekly=window.weekly,
-        )
+        return _summary(one, run.date, window, now, following)
+
+    def _now(self, one: Subscription, window: Window, now: datetime) -> Digest:
+        """That of no run: of today, where they are."""
+        zone = one.zone or ZoneInfo(one.wanted.timezone)
+        return _summary(one, now.astimezone(zone).date(), window, now, one.next_sent())
 
     async def _who_is_there(self, connection: Connection, people: Sequence[Subscription]) -> frozenset[int]:
         """Who has the application before their eyes, or has read something in it lately; by id()."""
@@ -349,6 +348,21 @@ class DigestJob:
                     self.stats.skipped_weekend += 1
                 case _:
                     self.stats.failed += 1
+
+
+def _summary(one: Subscription, day: date, window: Window, now: datetime, following: Run | None) -> Digest:
+    """following: when the next digest comes."""
+    return summarise(
+        window.items,
+        day=day,
+        timezone=one.wanted.timezone,
+        now=now,
+        after=window.after,
+        until=window.until,
+        next_run_at=None if following is None else following.at,
+        frequency=one.wanted.frequency,
+        weekly=window.weekly,
+    )
 
 
 def _is_off(one: Subscription, run: Run) -> bool:

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from core.database import Connection, Database
-from core.errors import invalid
+from core.errors import ServiceError, invalid, not_found
 from core.locale import TZDATA, is_timezone
 from core.notification import RANKS, Priority
 from core.sql import load
@@ -39,6 +39,7 @@ Held: TypeAlias = Mapping[str, Mapping[str, int]]
 
 #: Whose device shows another zone for so long is not just passing through.
 _AWAY = timedelta(hours=24)
+_DAY = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +57,11 @@ class DigestSettings:
         minutes=5
     )  # who was in the application within this has it only there, if they want so
 
+    run_gap: timedelta = timedelta(minutes=1)  # between two that somebody has sent to them at once
+    run_limit: int = 10  # such digests to one person in 24 hours
+
     def __post_init__(self) -> None:
-        if self.batch < 1:
+        if self.batch < 1 or self.run_limit < 1:
             raise ValueError("must be at least 1")
 
     @property
@@ -287,6 +291,27 @@ class Digests:
 
     def _spread(self, tenant_id: str, user_id: str) -> timedelta:
         return spread(f"{tenant_id}/{user_id}", self._settings.spread)
+
+    async def ask(
+        self, connection: Connection, tenant_id: str, user_id: str
+    ) -> tuple[Subscription, datetime]:
+        """
+        Somebody wants a digest at once: whom it is for, locked, and the time of the transaction, which is remembered.
+
+        Raises ServiceError: not_found; rate_limited with the time after which there is room again.
+        """
+        row = await connection.fetchrow(SQL["find"] + "\nFOR UPDATE OF s", tenant_id, user_id)
+        if row is None:
+            raise not_found("digest subscription")
+        now: datetime = await connection.fetchval("SELECT now()")
+        asked = [at for at in row["asked_at"] if at > now - _DAY]
+        free = [now, *(at + self._settings.run_gap for at in asked[-1:])]
+        if len(asked) >= self._settings.run_limit:
+            free.append(asked[-self._settings.run_limit] + _DAY)
+        if (wait := (max(free) - now).total_seconds()) > 0:
+            raise ServiceError("rate_limited", "No more digests are sent at once for now.", retry_after=wait)
+        await connection.execute(SQL["asked"], tenant_id, user_id, [*asked, now])
+        return _subscription(row, self._settings), now
 
     # --- in the transaction of a run ---
 

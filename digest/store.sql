@@ -19,6 +19,11 @@ UPDATE digest_subscriptions
 SET device_timezone = $3, device_timezone_since = CASE WHEN $3::text IS NOT NULL THEN now() END
 WHERE tenant_id = $1 AND user_id = $2 AND device_timezone IS DISTINCT FROM $3;
 
+-- name: asked
+-- When somebody had a digest sent at once. The row is locked.
+--   $1 tenant id text, $2 user id text, $3 asked at timestamptz[]
+UPDATE digest_subscriptions SET asked_at = $3 WHERE tenant_id = $1 AND user_id = $2;
+
 -- name: heads_of
 -- How far a person's streams go now: where the first window begins.
 --   $1 tenant id text, $2 user id text

@@ -175,6 +175,7 @@ CREATE TABLE public.digest_subscriptions (
     positions json DEFAULT '{}'::json NOT NULL,
     device_timezone text,
     device_timezone_since timestamp with time zone,
+    asked_at timestamp with time zone[] DEFAULT '{}'::timestamp with time zone[] NOT NULL,
     tzdata text NOT NULL,
     changed_at timestamp with time zone DEFAULT now() NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,

@@ -271,7 +271,11 @@ async def past_runs(call: Call) -> Response:
 
 
 async def run_now(call: Call) -> Response:
-    """Send one now, with what has come in since the last digest. It all stands in the next one too."""
+    """
+    Send one now, with what has come in since the last digest, as that of today. It all stands in the next one too.
+
+    Once in a minute and ten times in 24 hours to one person, whoever asks (`DIGEST_RUN_GAP`, `DIGEST_RUN_LIMIT`).
+    """
     user_id = whose(call, query(call, PersonQuery).user_id)
     accepted = await call.services.digest_job.run_now(call.identity.tenant_id, user_id)
     return answer(accepted.body, 201)
@@ -463,6 +467,6 @@ def operations() -> tuple[Operation, ...]:
             tag="digest",
             query=PersonQuery,
             answers={201: Content},
-            problems=("not_found", "conflict"),
+            problems=("not_found", "conflict", "rate_limited"),
         ),
     )

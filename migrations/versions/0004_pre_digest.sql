@@ -37,6 +37,7 @@ CREATE TABLE digest_subscriptions (
     positions        json        NOT NULL DEFAULT '{}', -- stream on the wire -> seq
     device_timezone  text,        -- what the person's device shows, where that is not what they chose (W-22)
     device_timezone_since timestamptz,
+    asked_at         timestamptz[] NOT NULL DEFAULT '{}', -- when the person had one sent at once, in the last 24 hours
     tzdata           text        NOT NULL, -- the version that next_run_at was computed with
     changed_at       timestamptz NOT NULL DEFAULT now(),
     created_at       timestamptz NOT NULL DEFAULT now(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from typing import Any
@@ -250,6 +251,7 @@ async def test_one_is_sent_now_and_stands_in_the_inbox_as_a_digest(edge: Edge) -
     await edge.submit("ada", title="One")
 
     sent = await client.post(NOW)
+    await a_minute_passes(edge)
     again = await client.post(NOW)
 
     assert (nothing.status_code, nothing.json()["error"]) == (409, "conflict")
@@ -261,6 +263,63 @@ async def test_one_is_sent_now_and_stands_in_the_inbox_as_a_digest(edge: Edge) -
     )
     listed = (await client.get("/api/v1/notifications", params={"type": "digest"})).json()
     assert {one["id"] for one in listed["notifications"]} == {sent.json()["id"], again.json()["id"]}
+
+
+async def a_minute_passes(edge: Edge) -> None:
+    await edge.rows(
+        "UPDATE digest_subscriptions SET asked_at = (SELECT coalesce(array_agg(at - interval '1 minute' ORDER BY at), '{}')"
+        " FROM unnest(asked_at) AS at)"
+    )
+
+
+async def test_one_is_sent_now_once_a_minute_and_so_many_times_a_day_whoever_asks(edge: Edge) -> None:
+    await want(edge)
+    await edge.client(person()).post(NOW)  # nothing has come in: that does not count
+    await edge.submit("ada", title="One")
+    whose = {"user_id": "ada"}
+    first = await edge.client(person()).post(NOW)
+    soon = await edge.client(service()).post(NOW, params=whose)
+    answers = []
+    for _ in range(10):
+        await a_minute_passes(edge)
+        answers.append(await edge.client(service()).post(NOW, params=whose))
+    together = await asyncio.gather(*(edge.client(person()).post(NOW) for _ in range(3)))
+    await edge.rows("UPDATE digest_subscriptions SET asked_at[1] = asked_at[1] - interval '1 day'")
+    tomorrow = await asyncio.gather(*(edge.client(person()).post(NOW) for _ in range(3)))
+
+    assert (first.status_code, soon.status_code, soon.json()["error"]) == (201, 429, "rate_limited")
+    assert 50 <= int(soon.headers["Retry-After"]) <= 60
+    assert [one.status_code for one in answers] == [*[201] * 9, 429]
+    assert 23 * 3600 < int(answers[-1].headers["Retry-After"]) <= 24 * 3600
+    assert [one.status_code for one in together] == [429] * 3
+    assert sorted(one.status_code for one in tomorrow) == [201, 429, 429], "not two of those at the same time"
+
+
+@pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12"])
+@pytest.mark.parametrize("said", [{"frequency": "weekly"}, {"is_enabled": False}, {}])
+async def test_one_that_is_sent_now_is_that_of_today_and_says_when_the_next_one_comes(
+    edge: Edge, zone: str, said: dict[str, Any]
+) -> None:
+    if said.get("frequency"):
+        said = {**said, "weekly_day": (datetime.now(ZoneInfo(zone)).weekday() + 3) % 7}
+    wanted = await want(edge, timezone=zone, **said)
+    await edge.submit("ada", title="One")
+
+    before = datetime.now(ZoneInfo(zone)).date()
+    sent = await edge.client(person()).post(NOW)
+
+    document = sent.json()["metadata"]["digest"]
+    assert before.isoformat() <= document["date"] <= datetime.now(ZoneInfo(zone)).date().isoformat()
+    assert document["next_run_at"] == (wanted["next_run"] and wanted["next_run"]["at"])
+
+
+async def test_a_preview_of_who_has_switched_it_off_is_of_today(edge: Edge) -> None:
+    await want(edge, timezone="Pacific/Kiritimati", is_enabled=False)
+
+    before = datetime.now(ZoneInfo("Pacific/Kiritimati")).date()
+    shown = (await edge.client(person()).get(PREVIEW)).json()["digest"]["date"]
+
+    assert before.isoformat() <= shown <= datetime.now(ZoneInfo("Pacific/Kiritimati")).date().isoformat()
 
 
 async def test_a_run_that_was_due_is_told_of(edge: Edge) -> None:
@@ -284,6 +343,7 @@ async def test_it_is_a_persons_own_or_a_services_business(edge: Edge, method: st
 
     foreign = await edge.client(person("bob")).request(method, path, params=whose, **body)
     own = await edge.client(person()).request(method, path, params=whose, **body)
+    await a_minute_passes(edge)
     served = await edge.client(service()).request(method, path, params=whose, **body)
     nobody = await edge.client().request(method, path, params=whose, **body)
 
