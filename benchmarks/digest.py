@@ -29,7 +29,7 @@ from benchmarks.machine import load_average
 from benchmarks.peers.carillon import postgres
 from core.clock import SystemClock
 from core.database import DatabaseSettings, open_database
-from core.locale import TZDATA
+from core.locale import TZDATA_RELEASE
 from digest.job import DigestJob
 from digest.rendering import words
 from digest.store import SQL, Digests
@@ -99,7 +99,7 @@ async def furnish(connection: asyncpg.Connection, people: int, *, own: int = 2) 
 
 async def subscribe(connection: asyncpg.Connection, first: int, last: int, at: str) -> None:
     """at: SQL, of person n."""
-    await connection.execute(SUBSCRIPTIONS.format(first=first, last=last, at=at, tzdata=TZDATA))
+    await connection.execute(SUBSCRIPTIONS.format(first=first, last=last, at=at, tzdata=TZDATA_RELEASE))
     await connection.execute("ANALYZE")
 
 

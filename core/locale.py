@@ -10,6 +10,9 @@ from zoneinfo import ZoneInfo, available_timezones, reset_tzpath
 #: The release of the time zone data: that of the pinned package, not the machine's.
 TZDATA = version("tzdata")
 
+#: The same, sorting behind every earlier one (2009.21 comes after 2009.9), as in 2026.02.
+TZDATA_RELEASE = ".".join(f"{int(part):02}" for part in TZDATA.split(".")[:2])
+
 #: A well-formed tag (RFC 5646 section 2.1): language, script, region, variants, extensions, private use.
 _TAG = re.compile(
     r"(?:[a-z]{2,3}(?:-[a-z]{3}){0,3}|[a-z]{4,8})"

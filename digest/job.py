@@ -132,14 +132,14 @@ class DigestJob:
                 return count
 
     async def recompute_zones(self) -> int:
-        """Say anew when digests are due that were computed with other time zone data; how many."""
+        """Say anew when digests are due that were computed with older time zone data; how many."""
         count = 0
         while True:
             async with self._database.transaction(deadline=_DEADLINE) as connection:
-                now, people = await self._digests.take_old_zones(connection, self._settings.batch)
-                await self._digests.advance(connection, [(one, None, None) for one in people], now)
-            count += len(people)
-            if len(people) < self._settings.batch:
+                old = await self._digests.take_old_zones(connection, self._settings.batch)
+                await self._digests.advance(connection, [(one, None, None) for one in old.people], old.now)
+            count += len(old.people)
+            if len(old.people) < self._settings.batch:
                 return count
 
     async def preview(self, tenant_id: str, user_id: str) -> tuple[Subscription, Digest]:

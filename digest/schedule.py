@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC
+from datetime import UTC, timedelta
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -15,27 +15,34 @@ from digest.store import DigestSettings
 
 log = structlog.stdlib.get_logger("digest.schedule")
 
+#: Between two looks for what older time zone data has computed: while nodes of two versions run, the older ones go on.
+_ZONES = timedelta(seconds=30)
+
 
 class DigestTicker:
     """Runs the job every few seconds, for as long as the process has the scheduler role."""
 
-    def __init__(self, job: DigestJob, settings: DigestSettings | None = None) -> None:
+    def __init__(
+        self, job: DigestJob, settings: DigestSettings | None = None, *, zones: timedelta = _ZONES
+    ) -> None:
         self._job = job
-        self._tick = (settings or DigestSettings()).tick.total_seconds()
+        self._tick = (settings or DigestSettings()).tick
+        self._zones = zones
 
     async def run(self) -> None:
-        """Tick until cancelled. What other time zone data has computed is computed anew first."""
+        """Tick until cancelled. What older time zone data has computed is computed anew, and first."""
         await self._attempt(self._job.recompute_zones)
         ticker = AsyncIOScheduler(timezone=UTC)
-        ticker.add_job(
-            self._attempt,
-            "interval",
-            args=[self._job.run_due],
-            seconds=self._tick,
-            max_instances=1,
-            coalesce=True,
-            misfire_grace_time=None,
-        )
+        for work, every in ((self._job.run_due, self._tick), (self._job.recompute_zones, self._zones)):
+            ticker.add_job(
+                self._attempt,
+                "interval",
+                args=[work],
+                seconds=every.total_seconds(),
+                max_instances=1,
+                coalesce=True,
+                misfire_grace_time=None,
+            )
         ticker.start()
         try:
             await asyncio.Event().wait()

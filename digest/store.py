@@ -15,7 +15,7 @@ import structlog
 
 from core.database import Connection, Database
 from core.errors import ServiceError, invalid, not_found
-from core.locale import TZDATA, is_timezone
+from core.locale import TZDATA_RELEASE, is_timezone
 from core.notification import RANKS, Priority
 from core.sql import load
 from core.wall_time import alike
@@ -24,7 +24,7 @@ from delivery.inbox import SQL as INBOX
 from digest.days_off import NONE, WEEKEND, DaysOff
 from digest.subscription import Wanted, check, is_weekly_turn, timetable
 from digest.summary import Item
-from digest.timetable import Run, Timetable, kept, next_run, spread
+from digest.timetable import Run, Timetable, anew, kept, next_run, spread
 
 SQL = load("digest", "store.sql")
 
@@ -231,7 +231,7 @@ class Digests:
                 None if run is None else run.at + self._spread(tenant_id, user_id),
                 None if run is None else run.date,
                 None if run is None else run.slot,
-                TZDATA,
+                TZDATA_RELEASE,
                 positions,
                 wanted.all_quiet,
                 wanted.inbox_when_active,
@@ -317,12 +317,14 @@ class Digests:
 
     async def take_due(self, connection: Connection, limit: int) -> Due:
         """What is due, and the time of the transaction."""
-        rows = await connection.fetch(SQL["take_due"], limit)
+        return await self._due(connection, await connection.fetch(SQL["take_due"], limit))
+
+    async def _due(self, connection: Connection, rows: Sequence[asyncpg.Record]) -> Due:
         now: datetime = rows[0]["now"] if rows else await connection.fetchval("SELECT now()")
         due = Due(now, [], [])
         for row in rows:
             try:
-                due.people.append(_subscription(row, self._settings, is_done=row["is_done"]))
+                due.people.append(_subscription(row, self._settings, is_done=row.get("is_done", False)))
             except Exception as error:  # one row must not keep back all the others
                 log.error("digest_subscription_unreadable", tenant_id=row["tenant_id"], exc_info=error)
                 due.unreadable.append((row["tenant_id"], row["user_id"]))
@@ -333,11 +335,11 @@ class Digests:
         if people:
             await connection.execute(SQL["put_off"], *map(list, zip(*people, strict=True)))
 
-    async def take_old_zones(self, connection: Connection, limit: int) -> tuple[datetime, list[Subscription]]:
-        """Subscriptions that were computed with other time zone data than ours, locked."""
-        rows = await connection.fetch(SQL["take_old_zones"], TZDATA, limit)
-        now: datetime = rows[0]["now"] if rows else await connection.fetchval("SELECT now()")
-        return now, [_subscription(row, self._settings) for row in rows]
+    async def take_old_zones(self, connection: Connection, limit: int) -> Due:
+        """Subscriptions that were computed with older time zone data than ours, and are not due yet, locked."""
+        return await self._due(
+            connection, await connection.fetch(SQL["take_old_zones"], TZDATA_RELEASE, limit)
+        )
 
     async def windows(self, connection: Connection, people: Sequence[Subscription]) -> list[Window]:
         """What came in for each of them since their last digest, filtered as they want it."""
@@ -478,15 +480,18 @@ class Digests:
                     positions,
                 )
             )
-        await connection.execute(SQL["advance"], *map(list, zip(*rows, strict=True)), TZDATA)
+        await connection.execute(SQL["advance"], *map(list, zip(*rows, strict=True)), TZDATA_RELEASE)
 
     def following(self, one: Subscription, run: Run | None, now: datetime) -> Run | None:
-        """The next run after `run`. What lies further back than a late digest may be is passed over."""
+        """
+        The next run after `run`; what lies further back than a late digest may be is passed over. None: none is
+        over, and the coming one is due when the time zone data say.
+        """
         table = one.timetable()
         if table is None:
             return None
         if run is None:
-            return next_run(table, now, last=one.last)
+            return None if one.next_run is None else anew(table, one.next_run, one.last)
         return next_run(table, max(run.at, now - self._settings.catch_up), last=run)
 
 

@@ -84,14 +84,15 @@ LEFT JOIN LATERAL (
     OFFSET 0) AS r ON true;
 
 -- name: take_old_zones
--- Subscriptions whose next run was computed with other time zone data than this process has.
+-- Subscriptions whose next run was computed with older time zone data than this process has. Those with newer data are
+-- another's, and what is due now is computed anew when it has run.
 --   $1 tzdata text, $2 limit int
 -- Leans on idx_digest_subscriptions_zones.
 SELECT s.*, now() AS now,
        (SELECT json_build_object('weekend_days', t.weekend_days, 'holidays', t.holidays, 'holiday_calendar',
             t.holiday_calendar)::text FROM tenant_settings t WHERE t.tenant_id = s.tenant_id) AS days_off
 FROM digest_subscriptions s
-WHERE s.next_run_at IS NOT NULL AND s.tzdata <> $1
+WHERE s.next_run_at > now() AND s.tzdata < $1
 LIMIT $2 FOR UPDATE OF s SKIP LOCKED;
 
 -- name: advance

@@ -124,6 +124,19 @@ def next_run(
     return None
 
 
+def anew(timetable: Timetable, run: Run, last: Run | None) -> Run | None:
+    """
+    When this run is due since the clocks of its zone are said to show something else: the same date and slot, perhaps
+    already over; the first one after it where the date is gone, or where it falls together with `last`.
+    """
+    for one in slots(timetable, run.date):
+        if one.date > run.date + _HORIZON_DAYS * _DAY:
+            return None
+        if (one.date, one.slot) >= (run.date, run.slot) and (last is None or one.at > last.at):
+            return one
+    return None
+
+
 def spread(subscription: str, limit: timedelta) -> timedelta:
     """
     How much later than its minute this person's digest is begun, so that those who share a minute do not all

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import asyncpg
 
-from core.locale import TZDATA
+from core.locale import TZDATA, TZDATA_RELEASE
 from tests.process import ENCRYPTION_KEYS, ROOT, SECRET, admin, nodes, token
 
 WANTED = "/api/v1/digest/subscription"
@@ -32,7 +32,7 @@ async def test_zones_are_those_of_the_package_whatever_the_machine_has(database:
     assert said.json()["next_run"]["utc_offset"] == "+05:45"
     assert f'digest_time_zone_data{{version="{version("tzdata")}"}} 1.0' in metrics
     connection = await asyncpg.connect(database)
-    assert await connection.fetchval("SELECT tzdata FROM digest_subscriptions") == TZDATA
+    assert await connection.fetchval("SELECT tzdata FROM digest_subscriptions") == TZDATA_RELEASE
     await connection.close()
 
 

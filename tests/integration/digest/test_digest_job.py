@@ -14,6 +14,7 @@ from core.clock import SystemClock
 from core.errors import ServiceError
 from core.notification import Priority
 from digest.job import DigestJob
+from digest.schedule import DigestTicker
 from digest.store import Digests, DigestSettings
 from digest.subscription import Wanted
 from digest.summary import Digest
@@ -215,12 +216,79 @@ async def test_other_time_zone_data_computes_every_next_run_anew(desk: Desk) -> 
     await desk.subscribe()
     right = await desk.stores.query("SELECT next_run_at, next_date FROM digest_subscriptions")
     await desk.stores.query(
-        "UPDATE digest_subscriptions SET tzdata = 'older', next_run_at = next_run_at + interval '1 hour'"
+        "UPDATE digest_subscriptions SET tzdata = '2009.21', next_run_at = next_run_at + interval '1 hour'"
     )
 
     assert await desk.job.recompute_zones() == 1
 
     assert await desk.stores.query("SELECT next_run_at, next_date FROM digest_subscriptions") == right
+    assert await desk.job.recompute_zones() == 0
+
+
+async def test_a_node_leaves_to_others_what_newer_time_zone_data_than_its_own_has_computed(
+    desk: Desk,
+) -> None:
+    """While nodes of two versions run, the newer one has the last word, and they do not take turns."""
+    await desk.subscribe()
+    await desk.stores.query(
+        "UPDATE digest_subscriptions SET tzdata = '2999.01', next_run_at = next_run_at + interval '1 hour'"
+    )
+    before = await desk.stores.query("SELECT next_run_at, tzdata FROM digest_subscriptions")
+
+    assert await desk.job.recompute_zones() == 0
+
+    assert await desk.stores.query("SELECT next_run_at, tzdata FROM digest_subscriptions") == before
+
+
+@pytest.mark.parametrize("late", [timedelta(0), timedelta(hours=1)])
+async def test_newer_time_zone_data_takes_no_digest_away_that_is_due(desk: Desk, late: timedelta) -> None:
+    """As when the service was upgraded over the minute of somebody's digest."""
+    await desk.subscribe()
+    await desk.stores.send("ada")
+    await desk.stores.query("UPDATE digest_subscriptions SET tzdata = '2009.21'")
+    await desk.due_now(late)
+
+    await desk.job.recompute_zones()
+    await desk.job.run_due()
+
+    assert len(await desk.sent()) == 1
+
+
+async def test_a_run_that_newer_data_puts_before_now_comes_at_once_and_once(desk: Desk) -> None:
+    """The clocks of a zone were moved, as its government decided the week before."""
+    now = (await desk.stores.query("SELECT now() AT TIME ZONE 'UTC'"))[0][0]
+    await desk.subscribe(timezone="UTC", delivery_times=(time(now.hour, now.minute),))
+    await desk.stores.send("ada")
+    await desk.stores.query(
+        "UPDATE digest_subscriptions SET tzdata = '2009.21', next_run_at = now() + interval '1 hour', next_date = $1",
+        now.date(),
+    )
+
+    assert await desk.job.recompute_zones() == 1
+    await desk.job.run_due()
+    await desk.job.run_due()
+
+    assert [row["local_date"] for row in await desk.runs()] == [now.date()]
+    assert len(await desk.sent()) == 1
+
+
+async def test_a_scheduler_that_runs_computes_anew_what_an_older_node_leaves_behind(desk: Desk) -> None:
+    await desk.subscribe()
+    right = await desk.stores.query("SELECT next_run_at, tzdata FROM digest_subscriptions")
+    ticker = asyncio.create_task(DigestTicker(desk.job, SETTINGS, zones=timedelta(milliseconds=20)).run())
+    try:
+        for _ in range(2):  # the second time it has long begun
+            await desk.stores.query(
+                "UPDATE digest_subscriptions SET tzdata = '2009.21', next_run_at = next_run_at + interval '1 hour'"
+            )
+            async with asyncio.timeout(20):
+                while (
+                    await desk.stores.query("SELECT next_run_at, tzdata FROM digest_subscriptions") != right
+                ):
+                    await asyncio.sleep(0.01)  # it says nothing when it has looked
+    finally:
+        ticker.cancel()
+        await asyncio.gather(ticker, return_exceptions=True)
 
 
 async def test_a_zone_that_is_gone_goes_on_by_its_last_offset(desk: Desk) -> None:
