@@ -310,7 +310,7 @@ async def test_a_zone_that_is_gone_goes_on_by_its_last_offset(desk: Desk) -> Non
 
 async def test_send_me_one_now_does_not_move_the_window(desk: Desk) -> None:
     await desk.subscribe()
-    with pytest.raises(ServiceError, match="Nothing has come in"):
+    with pytest.raises(ServiceError, match="Nothing unread has come in"):
         await desk.job.run_now(TENANT_ID, "ada")
     await desk.stores.send("ada", title="one")
 
