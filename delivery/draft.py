@@ -212,19 +212,24 @@ def content_faults(title: str, message: str, metadata: Mapping[str, Any]) -> Ite
         )
 
 
+#: What most values in JSON are.
+_PLAIN = (str, int, type(None))
+
+
 def _is_finite(value: Any) -> bool:
     """Whether every number in a JSON value is one; 1e400 is read as infinity, which JSON cannot say."""
     waiting = [value]
     while waiting:
         one = waiting.pop()
-        if isinstance(one, str):  # most are, and asking for Mapping is dear
+        if isinstance(one, _PLAIN):
             continue
-        if isinstance(one, float) and not math.isfinite(one):
-            return False
-        if isinstance(one, Mapping):
-            waiting.extend(one.values())
+        if isinstance(one, float):
+            if not math.isfinite(one):
+                return False
         elif isinstance(one, list | tuple):
             waiting.extend(one)
+        elif isinstance(one, dict) or isinstance(one, Mapping):  # noqa: SIM101 - asking for Mapping is dear
+            waiting.extend(one.values())
     return True
 
 

@@ -111,7 +111,8 @@ def next_run(
     """
     today = after.astimezone(timetable.zone).date()
     # A run may be due on the day after its own date (a gap over midnight), so look one day back.
-    for run in slots(timetable, today - _DAY):
+    first = today - _DAY if last is None else max(today - _DAY, last.date)
+    for run in slots(timetable, first):
         if run.date > today + _HORIZON_DAYS * _DAY:
             return None
         if run.at <= after:
