@@ -27,7 +27,7 @@ from tests.push_browser import Browser, text
 from tests.servers import RedisServer
 
 PEOPLE = 400  # with a browser each
-WAVES = 12  # notifications for all of them
+WAVES = 24  # notifications for all of them
 IDLE = 300  # frames that are measured before
 MOST = 1.5  # times the idle p99
 
