@@ -362,6 +362,7 @@ def _summary(one: Subscription, day: date, window: Window, now: datetime, follow
         next_run_at=None if following is None else following.at,
         frequency=one.wanted.frequency,
         weekly=window.weekly,
+        is_at_least=window.is_at_least,
     )
 
 

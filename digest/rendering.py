@@ -105,7 +105,8 @@ def mail(document: Mapping[str, Any], locale: str | None, *, site_url: str | Non
         lines += [f"* {_one_line(item['title'])}", *_indented(item["message"])]
         if (link := _link(item["action_url"], site_url)) is not None:
             lines.append(f"  {link}")
-    counts = [(_named(name, locale), _number(locale, one["count"])) for name, one in types.items()]
+    least = document.get("is_at_least", False)
+    counts = [(_named(name, locale), _number(locale, one["count"], least)) for name, one in types.items()]
     if counts:
         lines += ["", say["by_type"], "", *(f"* {_one_line(name)}: {count}" for name, count in counts)]
     lines += ["", *closing]
@@ -149,10 +150,11 @@ def _first_line(document: Mapping[str, Any], locale: str | None) -> str:
     if not summary["total_notifications"]:
         quiet: str = _texts(locale)["quiet"]
         return quiet
-    parts = [_counted("total", summary["total_notifications"], locale)]
-    parts.append(_counted("unread", summary["unread_notifications"], locale))
+    least = document.get("is_at_least", False)
+    parts = [_counted("total", summary["total_notifications"], locale, least)]
+    parts.append(_counted("unread", summary["unread_notifications"], locale, least))
     if urgent := summary["priority_breakdown"].get("urgent", 0):
-        parts.append(_counted("urgent", urgent, locale))
+        parts.append(_counted("urgent", urgent, locale, least))
     return " · ".join(parts)
 
 
@@ -161,7 +163,7 @@ def _closing(document: Mapping[str, Any], locale: str | None) -> list[str]:
     lines = []
     more = document["summary"]["unread_notifications"] - len(document["top_notifications"])
     if more > 0:
-        lines.append(_counted("more", more, locale))
+        lines.append(_counted("more", more, locale, document.get("is_at_least", False)))
     if document["next_run_at"] is None or not is_timezone(document["timezone"]):
         return lines  # a zone that the data does not have any more, or has never had
     zone = get_timezone(document["timezone"])
@@ -230,15 +232,17 @@ def _link(action_url: str | None, site_url: str | None) -> str | None:
     return urljoin(site_url, action_url) if site_url is not None and is_path else None
 
 
-def _counted(name: str, count: int, locale: str | None) -> str:
+def _counted(name: str, count: int, locale: str | None, is_at_least: bool = False) -> str:
     forms: Plural = _texts(locale)[name]
-    form = _babel(locale).plural_form(count)
-    return forms.get(form, forms["other"]).format(n=_number(locale, count))
+    form = "other" if is_at_least else _babel(locale).plural_form(count)
+    return forms.get(form, forms["other"]).format(n=_number(locale, count, is_at_least))
 
 
 @lru_cache(maxsize=4096)
-def _number(locale: str | None, number: int) -> str:
-    return format_decimal(number, locale=_babel(locale))
+def _number(locale: str | None, number: int, is_at_least: bool = False) -> str:
+    """As in 1,234, or 1,234+ where there may be more."""
+    said = format_decimal(number, locale=_babel(locale))
+    return f"{said}+" if is_at_least else said
 
 
 @cache

@@ -30,7 +30,7 @@ SQL = load("digest", "store.sql")
 
 log = structlog.stdlib.get_logger("digest.store")
 
-#: Entries of one stream that one digest looks at; more in one window are not counted.
+#: Entries of one stream that one digest looks at; where there are more in one window, it says that it counts at least.
 MAX_ENTRIES = 2000
 
 
@@ -122,11 +122,13 @@ class Window:
     What came in between two digests: positions by stored streams, exclusive and inclusive.
 
     weekly: of types that have a turn of their own, where theirs begins. held: how far those are told with this one.
+    is_at_least: there is more than the items, which nobody looked at.
     """
 
     after: Mapping[str, int]
     until: Mapping[str, int]
     items: tuple[Item, ...]
+    is_at_least: bool = False
     weekly: Held = field(default_factory=dict)
     held: Held = field(default_factory=dict)
 
@@ -355,6 +357,7 @@ class Digests:
         asked = list(_asked(people, turns, rows))
         columns = [list(column) for column in zip(*asked, strict=True)]
         found = await connection.fetch(SQL["items"], *columns, MAX_ENTRIES) if asked else []
+        beyond = await self._beyond(connection, asked)
         items: list[dict[UUID, Item]] = [{} for _ in people]
         for row in found:
             item = _item(row)
@@ -378,9 +381,21 @@ class Digests:
                         until[place][stream] if is_told or row["muted"] else begins
                     )
         return [
-            Window(after=a, until=u, items=tuple(i.values()), weekly=w, held=h)
-            for a, u, i, w, h in zip(after, until, items, weekly, held, strict=True)
+            Window(after=a, until=u, items=tuple(i.values()), weekly=w, held=h, is_at_least=place in beyond)
+            for place, (a, u, i, w, h) in enumerate(zip(after, until, items, weekly, held, strict=True), 1)
         ]
+
+    async def _beyond(self, connection: Connection, asked: Sequence[tuple[Any, ...]]) -> frozenset[int]:
+        """Places of those of whom a stream has more than is looked at."""
+        wide = [
+            (place, tenant_id, stream, after, until)
+            for place, tenant_id, _, stream, after, until, *_ in asked
+            if until - after > MAX_ENTRIES
+        ]
+        if not wide:
+            return frozenset()
+        columns = [list(column) for column in zip(*wide, strict=True)]
+        return frozenset(row["place"] for row in await connection.fetch(SQL["more"], *columns, MAX_ENTRIES))
 
     async def locales(self, connection: Connection, people: Sequence[Subscription]) -> list[str | None]:
         """In which language each of them reads; None where nobody has said."""

@@ -218,6 +218,20 @@ WHERE r.archived_at IS NULL
   AND n.priority = ANY (string_to_array(w.priorities, ','))
   AND (NOT w.unread_only OR coalesce(r.read, e.seq <= w.read_all_seq) IS NOT TRUE);
 
+-- name: more
+-- In which windows more entries stand than `items` looks at.
+--   $1 places bigint[], $2 tenant ids text[], $3 streams text[], $4 after bigint[], $5 until bigint[], $6 entries of a
+--   stream int
+-- Leans on idx_stream_events_unread, and reads $6 entries of it at most for each.
+SELECT DISTINCT w.place
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
+    AS w (place, tenant_id, stream, after, until)
+CROSS JOIN LATERAL (
+    SELECT FROM stream_events e
+    WHERE e.tenant_id = w.tenant_id AND e.stream = w.stream AND e.kind = 'notification'
+      AND e.seq > w.after AND e.seq <= w.until
+    ORDER BY e.seq DESC OFFSET $6 LIMIT 1) AS one_more;
+
 -- name: told_on
 -- For which local date each had their last digest; who never had one, when they subscribed.
 --   $1 tenant ids text[], $2 user ids text[]

@@ -76,10 +76,11 @@ def summarise(
     next_run_at: datetime | None,
     frequency: str = "daily",
     weekly: Mapping[str, Mapping[str, int]] | None = None,
+    is_at_least: bool = False,
 ) -> Digest:
     """
     day: the local date it is for. after, until: the window, by streams, exclusive and inclusive. weekly: of types that
-    come once a week, where theirs begins.
+    come once a week, where theirs begins. is_at_least: more came in than the items, and every count says so.
 
     What was read already is counted and not listed. The same items give the same digest, whatever their order.
     """
@@ -119,7 +120,7 @@ def summarise(
         "timezone": timezone,
         "next_run_at": None if next_run_at is None else next_run_at.isoformat().replace("+00:00", "Z"),
         "frequency": frequency,
-    }
+    } | ({"is_at_least": True} if is_at_least else {})
     return Digest(total=len(items), unread=len(listed), document=document, top=tuple(top))
 
 

@@ -66,6 +66,26 @@ async def test_of_more_than_one_digest_looks_at_the_latest_count(
     assert await told(desk) == {"two": False, "three": False}
 
 
+@pytest.mark.parametrize("count", [2, 3])
+async def test_a_digest_says_that_more_came_in_than_it_counts(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Where the stream has other entries besides, their number alone does not tell."""
+    monkeypatch.setattr(store, "MAX_ENTRIES", 2)
+    await desk.subscribe("bob")
+    await desk.subscribe()
+    ids = [await desk.stores.send("ada", title=f"{number}") for number in range(count)]
+    await desk.stores.inbox.change(person("ada"), "read", ids[:1])
+    await desk.stores.send("bob")
+    await desk.due_now()
+
+    await desk.job.run_due()
+
+    documents = sorted(await desk.sent(), key=lambda one: -one["summary"]["total_notifications"])
+    assert [one.get("is_at_least", False) for one in documents] == [count > 2, False]
+    assert documents[0]["summary"]["total_notifications"] == 2
+
+
 async def test_what_somebody_else_has_read_or_archived_is_theirs_alone(desk: Desk) -> None:
     await desk.subscribe()
     both = [await desk.stores.send("*", title=title) for title in ("read by Bob", "archived by Bob")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from typing import Any
@@ -146,6 +147,26 @@ def test_arabic_counts_in_six_ways(count: int, said: str) -> None:
     _, line = words(digest(told, "Africa/Cairo"), "ar")
 
     assert line.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("locale", "said"),
+    [
+        ("en", "3+ notifications · 3+ unread"),
+        ("de", "3+ Benachrichtigungen · 3+ ungelesen"),
+        ("ar", "3+ إشعار"),
+    ],
+)
+def test_counts_that_leave_something_out_have_a_plus(locale: str, said: str) -> None:
+    told = tuple(("x", "y", "type", "normal", None, None, 1, False) for _ in range(3))
+    one = digest(told, "UTC")
+    document = {**one.document, "is_at_least": True}
+
+    _, line = words(replace(one, document=document), locale)
+
+    assert line.startswith(said)
+    assert "\n* Type: 3+\n" in render(document, locale).text
+    assert "+" not in words(one, locale)[1]
 
 
 @pytest.mark.parametrize(
