@@ -29,7 +29,7 @@ from delivery.draft import MAX_CONTENT_BYTES, Submission, Users
 from delivery.facts import Looking, nobody_looks
 from delivery.ingest import Accepted, Order, Stored, Written, write
 from delivery.outbox import PROVIDED
-from digest.store import Digests, DigestSettings, Ran, Subscription, Window
+from digest.store import Digests, DigestSettings, Ran, Step, Subscription, Window
 from digest.summary import Digest, Item, shortened, summarise
 from digest.timetable import Run, kept
 from hub.history import Entry
@@ -137,7 +137,7 @@ class DigestJob:
         while True:
             async with self._database.transaction(deadline=_DEADLINE) as connection:
                 old = await self._digests.take_old_zones(connection, self._settings.batch)
-                await self._digests.advance(connection, [(one, None, None) for one in old.people], old.now)
+                await self._digests.advance(connection, [Step(one) for one in old.people], old.now)
             count += len(old.people)
             if len(old.people) < self._settings.batch:
                 return count
@@ -281,7 +281,7 @@ class DigestJob:
                 )
             )
         await self._digests.finish(connection, ran, now)
-        await self._digests.advance(connection, [(one, one.next_run, None) for one in done], now)
+        await self._digests.advance(connection, [Step(one, one.next_run, is_sent=True) for one in done], now)
         return Ended(written, ran)
 
     def _digest(self, one: Subscription, run: Run, window: Window, now: datetime) -> Digest:

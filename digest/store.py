@@ -22,7 +22,7 @@ from core.wall_time import alike
 from delivery.audit_store import append
 from delivery.inbox import SQL as INBOX
 from digest.days_off import NONE, WEEKEND, DaysOff
-from digest.subscription import Wanted, check, is_weekly_turn, timetable
+from digest.subscription import Wanted, check, is_weekly_turn, rhythm, timetable
 from digest.summary import Item
 from digest.timetable import Run, Timetable, anew, kept, next_run, spread
 
@@ -78,7 +78,8 @@ class Subscription:
     next_run: without the spread, perhaps for a day off. off: of their tenant. positions: stored stream -> seq, how far the last
     digest went. device: the zone that their device shows, where it is another, and since when. held: how far each of
     their weekly types was told; also of one that is none any more, until it is. weekly_on: for which local date that
-    was. is_done: the next run has happened already, in a transaction whose end was not seen. zone: the
+    was. sent: the last one that went out; its slot does not count. next_rhythm, last_rhythm: by which the next and the
+    last run are named. off_since: since when there is no next run. is_done: the next digest has happened already, in a transaction whose end was not seen. zone: the
     last known offset of a time zone that the data does not have any more; doctor tells of those.
     """
 
@@ -94,6 +95,10 @@ class Subscription:
     device: tuple[str, datetime] | None = None
     held: Held = field(default_factory=dict)
     weekly_on: date | None = None
+    sent: Run | None = None
+    next_rhythm: str | None = None
+    last_rhythm: str | None = None
+    off_since: datetime | None = None
 
     def proposed_timezone(self, now: datetime) -> str | None:
         """What to move to: the zone that their device has shown for so long that it is no short trip (W-22)."""
@@ -133,6 +138,10 @@ class Window:
     held: Held = field(default_factory=dict)
 
 
+class AlreadySent(Exception):
+    """A digest of this date and slot has gone out: whoever wants to record another is wrong."""
+
+
 class Due(NamedTuple):
     """Whose digests are due, locked, at which time. unreadable: tenant and person of rows that say nothing we know."""
 
@@ -153,6 +162,18 @@ class Ran(NamedTuple):
     unread: int
     content_hash: bytes | None
     notification_id: UUID | None
+
+
+class Step(NamedTuple):
+    """
+    Whose next run is to be set, and which one is over (None: none is, only the clocks have changed). positions: how far
+    it went (JSON; None: no further than the one before). is_sent: it went out.
+    """
+
+    subscription: Subscription
+    run: Run | None = None
+    positions: str | None = None
+    is_sent: bool = False
 
 
 class PastRun(NamedTuple):
@@ -181,12 +202,13 @@ class Digests:
         """None: they have never said what they want."""
         async with self._database.connection() as connection:
             row = await connection.fetchrow(SQL["find"], tenant_id, user_id)
-        return None if row is None else _subscription(row, self._settings)
+        return None if row is None else _subscription(row)
 
     async def put(self, tenant_id: str, user_id: str, wanted: Wanted, actor: str) -> Subscription:
         """
         From now on this. The next run is computed at once; it is never a second one for a date that had its
-        digest (D-7). Whoever subscribes, or comes back, is told of what comes in from now on.
+        digest (D-7), and one that is due already goes out, with what is wanted now. Whoever subscribes, or comes back
+        after a day, is told of what comes in from now on.
 
         Raises ServiceError (invalid) with every fault; also when no day is left.
         """
@@ -194,20 +216,16 @@ class Digests:
         async with self._database.transaction() as connection:
             await connection.execute(INBOX["join"], tenant_id, user_id)
             row = await connection.fetchrow(SQL["find"] + "\nFOR UPDATE OF s", tenant_id, user_id)
-            before = None if row is None else _subscription(row, self._settings)
+            before = None if row is None else _subscription(row)
             now: datetime = await connection.fetchval("SELECT now()")
             off = _days_off(await connection.fetchval(SQL["days_off"], tenant_id))
             check(wanted, off)
             table = timetable(wanted, off)
-            last = None if before is None else before.last
-            if before is not None and before.next_run is not None and before.timetable() == table:
-                run: Run | None = before.next_run  # what changes is what stands in it, not when it comes
-            else:
-                run = None if table is None else next_run(table, now, last=last, changed=last is not None)
+            run, named = _moved(before, wanted, table, now)
             positions = None
             told: Mapping[str, int] = {} if before is None else before.positions
             held: Held = {} if before is None else before.held
-            if before is None or before.next_run is None:
+            if before is None or (before.off_since is not None and now - before.off_since >= _AWAY):
                 heads = await connection.fetch(SQL["heads_of"], tenant_id, user_id)
                 told, held = {head["stream"]: head["head"] for head in heads}, {}
                 positions = _json(told)
@@ -240,6 +258,8 @@ class Digests:
                 list(wanted.weekly_types),
                 msgspec.json.encode(held).decode(),
                 weekly_on,
+                self._spread(tenant_id, user_id),
+                named,
             )
             stored = await connection.fetchrow(SQL["find"], tenant_id, user_id)
             assert stored is not None, "it was put there"
@@ -249,7 +269,7 @@ class Digests:
                 "is_enabled": wanted.is_enabled,
             }
             await append(connection, tenant_id, actor, "digest.changed", f"recipient:{user_id}", details)
-        return _subscription(stored, self._settings)
+        return _subscription(stored)
 
     async def device_shows(self, one: Subscription, zone: str, now: datetime) -> Subscription:
         """
@@ -265,7 +285,7 @@ class Digests:
         async with self._database.connection() as connection:
             await connection.execute(SQL["device"], one.tenant_id, one.user_id, shown)
             row = await connection.fetchrow(SQL["find"], one.tenant_id, one.user_id)
-        return one if row is None else _subscription(row, self._settings)
+        return one if row is None else _subscription(row)
 
     async def runs(self, tenant_id: str, user_id: str, limit: int = 50) -> list[PastRun]:
         """The latest first."""
@@ -313,7 +333,7 @@ class Digests:
         if (wait := (max(free) - now).total_seconds()) > 0:
             raise ServiceError("rate_limited", "No more digests are sent at once for now.", retry_after=wait)
         await connection.execute(SQL["asked"], tenant_id, user_id, [*asked, now])
-        return _subscription(row, self._settings), now
+        return _subscription(row), now
 
     # --- in the transaction of a run ---
 
@@ -326,7 +346,7 @@ class Digests:
         due = Due(now, [], [])
         for row in rows:
             try:
-                due.people.append(_subscription(row, self._settings, is_done=row.get("is_done", False)))
+                due.people.append(_subscription(row, is_done=row.get("is_done", False)))
             except Exception as error:  # one row must not keep back all the others
                 log.error("digest_subscription_unreadable", tenant_id=row["tenant_id"], exc_info=error)
                 due.unreadable.append((row["tenant_id"], row["user_id"]))
@@ -417,8 +437,7 @@ class Digests:
 
     async def finish(self, connection: Connection, ran: Sequence[Ran], now: datetime) -> None:
         """
-        Record runs, and say when the next ones are due; raises what the database does when one of them has
-        happened already.
+        Record runs, and say when the next ones are due; raises AlreadySent when one of them has gone out already.
         """
         if ran:
             rows = [
@@ -440,7 +459,9 @@ class Digests:
                 )
                 for one in ran
             ]
-            await connection.execute(SQL["record"], *map(list, zip(*rows, strict=True)))
+            status: str = await connection.execute(SQL["record"], *map(list, zip(*rows, strict=True)))
+            if int(status.rpartition(" ")[2]) != len(rows):
+                raise AlreadySent
         told = [one for one in ran if one.state in ("sent", "skipped_empty") and one.subscription.held]
         if told:
             holds = [
@@ -457,31 +478,24 @@ class Digests:
         await self.advance(
             connection,
             [
-                (
+                Step(
                     one.subscription,
                     one.run,
                     _json(one.window.until) if one.state in ("sent", "skipped_empty") else None,
+                    one.state == "sent",
                 )
                 for one in moved.values()
             ],
             now,
         )
 
-    async def advance(
-        self,
-        connection: Connection,
-        steps: Sequence[tuple[Subscription, Run | None, str | None]],
-        now: datetime,
-    ) -> None:
-        """
-        When each is due next. Of each: the run that is over (None: none is, only the clocks have changed), and
-        how far its digest went (JSON; None: no further than the one before).
-        """
+    async def advance(self, connection: Connection, steps: Sequence[Step], now: datetime) -> None:
+        """When each is due next."""
         if not steps:
             return
         rows = []
-        for one, run, positions in steps:
-            following = self.following(one, run, now)
+        for one, run, positions, is_sent in steps:
+            following = self.following(one, run, now, is_sent=is_sent)
             rows.append(
                 (
                     one.tenant_id,
@@ -493,11 +507,16 @@ class Digests:
                     None if run is None else run.slot,
                     None if run is None else run.at,
                     positions,
+                    self._spread(one.tenant_id, one.user_id),
+                    one.next_rhythm if run is None else rhythm(one.wanted),
+                    is_sent,
                 )
             )
         await connection.execute(SQL["advance"], *map(list, zip(*rows, strict=True)), TZDATA_RELEASE)
 
-    def following(self, one: Subscription, run: Run | None, now: datetime) -> Run | None:
+    def following(
+        self, one: Subscription, run: Run | None, now: datetime, *, is_sent: bool = True
+    ) -> Run | None:
         """
         The next run after `run`; what lies further back than a late digest may be is passed over. None: none is
         over, and the coming one is due when the time zone data say.
@@ -507,7 +526,29 @@ class Digests:
             return None
         if run is None:
             return None if one.next_run is None else anew(table, one.next_run, one.last)
-        return next_run(table, max(run.at, now - self._settings.catch_up), last=run)
+        since = max(run.at, now - self._settings.catch_up)
+        if one.next_rhythm == rhythm(one.wanted):
+            return next_run(table, since, last=run)
+        return next_run(table, since, last=run if is_sent else one.sent, changed=True)
+
+
+def _moved(
+    before: Subscription | None, wanted: Wanted, table: Timetable | None, now: datetime
+) -> tuple[Run | None, str | None]:
+    """The next run of somebody who wants this now, and the rhythm that it is named by."""
+    if table is None:
+        return None, None
+    named = rhythm(wanted)
+    if before is None:
+        return next_run(table, now), named
+    if (run := before.next_run) is not None and (run.at <= now or before.timetable() == table):
+        return (
+            run,
+            before.next_rhythm,
+        )  # what changes is what stands in it; and what was due is not taken away
+    if before.last_rhythm == named:
+        return next_run(table, now, last=before.last), named
+    return next_run(table, now, last=before.sent, changed=True), named
 
 
 def _asked(
@@ -599,7 +640,7 @@ def _json(positions: Mapping[str, int]) -> str:
     return msgspec.json.encode(dict(positions)).decode()
 
 
-def _subscription(row: asyncpg.Record, settings: DigestSettings, *, is_done: bool = False) -> Subscription:
+def _subscription(row: asyncpg.Record, *, is_done: bool = False) -> Subscription:
     wanted = Wanted(
         is_enabled=row["is_enabled"],
         delivery_times=tuple(row["delivery_times"]),
@@ -616,12 +657,13 @@ def _subscription(row: asyncpg.Record, settings: DigestSettings, *, is_done: boo
         all_quiet=row["all_quiet"],
         inbox_when_active=row["inbox_when_active"],
     )
-    run = last = None
+    run = last = sent = None
     if row["next_run_at"] is not None:
-        at = row["next_run_at"] - spread(f"{row['tenant_id']}/{row['user_id']}", settings.spread)
-        run = Run(at, row["next_date"], row["next_slot"])
+        run = Run(row["next_run_at"] - row["next_spread"], row["next_date"], row["next_slot"])
     if row["last_due_at"] is not None:
         last = Run(row["last_due_at"], row["last_date"], row["last_slot"])
+    if row["sent_due_at"] is not None:
+        sent = Run(row["sent_due_at"], row["sent_date"], 0)
     return Subscription(
         tenant_id=row["tenant_id"],
         user_id=row["user_id"],
@@ -636,6 +678,10 @@ def _subscription(row: asyncpg.Record, settings: DigestSettings, *, is_done: boo
         else (row["device_timezone"], row["device_timezone_since"]),
         held=msgspec.json.decode(row["weekly_positions"], type=dict[str, dict[str, int]]),
         weekly_on=row["weekly_on"],
+        sent=sent,
+        next_rhythm=row["next_rhythm"],
+        last_rhythm=row["last_rhythm"],
+        off_since=row["off_since"],
         zone=None if is_timezone(wanted.timezone) else _last_offset(wanted, run),
     )
 

@@ -39,13 +39,13 @@ WHERE m.tenant_id = $1 AND m.user_id = $2;
 --   $10 exclude types text[], $11 min priority text, $12 unread only boolean, $13 channels text[],
 --   $14 next run at timestamptz, $15 next date date, $16 next slot smallint, $17 tzdata text, $18 positions text (JSON)
 --   or NULL: as they are, $19 all quiet boolean, $20 inbox when active boolean, $21 weekly types text[], $22 their
---   positions text (JSON), $23 weekly on date
+--   positions text (JSON), $23 weekly on date, $24 spread in next run at interval, $25 next rhythm text
 INSERT INTO digest_subscriptions (
     tenant_id, user_id, is_enabled, frequency, delivery_times, weekly_day, timezone, exclude_weekends, include_types,
     exclude_types, min_priority, unread_only, channels, next_run_at, next_date, next_slot, tzdata, positions, all_quiet,
-    inbox_when_active, weekly_types, weekly_positions, weekly_on)
+    inbox_when_active, weekly_types, weekly_positions, weekly_on, next_spread, next_rhythm, off_since)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, coalesce($18::text, '{}')::json, $19, $20,
-        $21, $22::text::json, $23)
+        $21, $22::text::json, $23, $24, $25, CASE WHEN $14::timestamptz IS NULL THEN now() END)
 ON CONFLICT (tenant_id, user_id) DO UPDATE
 SET is_enabled = excluded.is_enabled, frequency = excluded.frequency, delivery_times = excluded.delivery_times,
     weekly_day = excluded.weekly_day, timezone = excluded.timezone, exclude_weekends = excluded.exclude_weekends,
@@ -54,7 +54,9 @@ SET is_enabled = excluded.is_enabled, frequency = excluded.frequency, delivery_t
     next_run_at = excluded.next_run_at, next_date = excluded.next_date, next_slot = excluded.next_slot,
     tzdata = excluded.tzdata, changed_at = now(), all_quiet = excluded.all_quiet,
     inbox_when_active = excluded.inbox_when_active, weekly_types = excluded.weekly_types,
-    weekly_positions = excluded.weekly_positions, weekly_on = excluded.weekly_on,
+    weekly_positions = excluded.weekly_positions, weekly_on = excluded.weekly_on, next_spread = excluded.next_spread,
+    next_rhythm = excluded.next_rhythm,
+    off_since = CASE WHEN excluded.next_run_at IS NULL THEN coalesce(digest_subscriptions.off_since, now()) END,
     device_timezone = CASE WHEN digest_subscriptions.timezone = excluded.timezone
                            THEN digest_subscriptions.device_timezone END,
     device_timezone_since = CASE WHEN digest_subscriptions.timezone = excluded.timezone
@@ -64,7 +66,7 @@ SET is_enabled = excluded.is_enabled, frequency = excluded.frequency, delivery_t
 -- name: take_due
 -- Digests whose time has come, the oldest first. Those that another scheduler has in hand are skipped, not awaited.
 --   $1 limit int
--- Returns the rows as they were locked, with the time, the tenant's days off, and whether this very run has happened
+-- Returns the rows as they were locked, with the time, the tenant's days off, and whether this very digest has gone out
 -- already. Leans on idx_digest_subscriptions_due, from its beginning to the limit, and on digest_runs_pkey for each row.
 -- Statistics must not decide that: with those of a moment at which many were due, EXISTS reads all runs into a hash.
 WITH due AS MATERIALIZED (
@@ -80,7 +82,7 @@ FROM due
 LEFT JOIN LATERAL (
     SELECT r.slot FROM digest_runs r
     WHERE r.tenant_id = due.tenant_id AND r.user_id = due.user_id AND r.local_date = due.next_date
-      AND r.slot = due.next_slot
+      AND r.slot = due.next_slot AND r.state = 'sent'
     OFFSET 0) AS r ON true;
 
 -- name: take_old_zones
@@ -99,15 +101,22 @@ LIMIT $2 FOR UPDATE OF s SKIP LOCKED;
 -- When each is due next, and how far the digest went. The rows are locked.
 --   $1 tenant ids text[], $2 user ids text[], $3 next run at timestamptz[], $4 next dates date[], $5 next slots
 --   smallint[], $6 last dates date[], $7 last slots smallint[], $8 last due at timestamptz[] (these three NULL: as they
---   are), $9 positions text[] (JSON; NULL: as they are), $10 tzdata text
+--   are), $9 positions text[] (JSON; NULL: as they are), $10 spreads in next run at
+--   interval[], $11 next rhythms text[], $12 whether it was sent boolean[], $13 tzdata text
 UPDATE digest_subscriptions s
 SET next_run_at = a.next_run_at, next_date = a.next_date, next_slot = a.next_slot,
     last_date = coalesce(a.last_date, s.last_date), last_slot = coalesce(a.last_slot, s.last_slot),
     last_due_at = coalesce(a.last_due_at, s.last_due_at), positions = coalesce(a.positions::json, s.positions),
-    tzdata = $10
+    next_spread = a.spread, next_rhythm = a.rhythm,
+    off_since = CASE WHEN a.next_run_at IS NULL THEN coalesce(s.off_since, now()) END,
+    last_rhythm = CASE WHEN a.last_date IS NULL THEN s.last_rhythm ELSE s.next_rhythm END,
+    sent_date = CASE WHEN a.is_sent THEN a.last_date ELSE s.sent_date END,
+    sent_due_at = CASE WHEN a.is_sent THEN a.last_due_at ELSE s.sent_due_at END,
+    tzdata = $13
 FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::date[], $5::smallint[], $6::date[], $7::smallint[],
-            $8::timestamptz[], $9::text[])
-    AS a (tenant_id, user_id, next_run_at, next_date, next_slot, last_date, last_slot, last_due_at, positions)
+            $8::timestamptz[], $9::text[], $10::interval[], $11::text[], $12::boolean[])
+    AS a (tenant_id, user_id, next_run_at, next_date, next_slot, last_date, last_slot, last_due_at, positions, spread,
+          rhythm, is_sent)
 WHERE s.tenant_id = a.tenant_id AND s.user_id = a.user_id;
 
 -- name: put_off
@@ -127,8 +136,8 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::date[]) AS h (tenant_id, use
 WHERE s.tenant_id = h.tenant_id AND s.user_id = h.user_id;
 
 -- name: record
--- What became of runs. A second one of the same person, date and slot is refused by the primary key, and with it
--- everything that the transaction has done.
+-- What became of runs. Whoever moves on a date for which nothing went out has another run of it, whose row stands in
+-- place of the one that was skipped, with its window. One that was sent is never replaced: its row is not counted.
 --   $1 tenant ids text[], $2 user ids text[], $3 dates date[], $4 slots smallint[], $5 states text[], $6 due at
 --   timestamptz[], $7 are late boolean[], $8 zones text[], $9 after text[] (JSON), $10 until text[] (JSON),
 --   $11 totals int[], $12 unread int[], $13 content hashes bytea[], $14 notification ids uuid[]
@@ -137,7 +146,14 @@ INSERT INTO digest_runs (tenant_id, user_id, local_date, slot, state, due_at, is
 SELECT t, u, d, s, st, du, l, z, a::json, un::json, tot, unr, h, n
 FROM unnest($1::text[], $2::text[], $3::date[], $4::smallint[], $5::text[], $6::timestamptz[], $7::boolean[], $8::text[],
             $9::text[], $10::text[], $11::int[], $12::int[], $13::bytea[], $14::uuid[])
-    AS r (t, u, d, s, st, du, l, z, a, un, tot, unr, h, n);
+    AS r (t, u, d, s, st, du, l, z, a, un, tot, unr, h, n)
+ON CONFLICT (tenant_id, user_id, local_date, slot) DO UPDATE
+SET state = excluded.state, due_at = excluded.due_at, ran_at = now(), is_late = excluded.is_late,
+    timezone = excluded.timezone, until = excluded.until, total = excluded.total, unread = excluded.unread,
+    content_hash = excluded.content_hash, notification_id = excluded.notification_id,
+    after = CASE WHEN digest_runs.state = 'skipped_empty'
+                 THEN (excluded.after::jsonb || digest_runs.after::jsonb)::json ELSE excluded.after END
+WHERE digest_runs.state <> 'sent';
 
 -- name: runs
 -- The latest runs of a person.

@@ -76,15 +76,31 @@ def timetable(wanted: Wanted, off: DaysOff = NONE, zone: tzinfo | None = None) -
     """
     if not wanted.is_enabled or wanted.frequency == "off":
         return None
+    days, times = _days_and_times(wanted)
+    heeds = wanted.exclude_weekends or wanted.frequency == "weekdays"
+    return Timetable(
+        times=times, weekdays=days, zone=zone or ZoneInfo(wanted.timezone), off=off if heeds else NONE
+    )
+
+
+def rhythm(wanted: Wanted) -> str:
+    """
+    By what their runs are named and when they are due: the days, the times and the zone. Whoever changes it moves
+    (D-7); whoever switches off, or leaves weekends out, does not.
+    """
+    days, times = _days_and_times(wanted)
+    return " ".join(
+        [",".join(map(str, sorted(days))), ",".join(f"{one:%H:%M}" for one in times), wanted.timezone]
+    )
+
+
+def _days_and_times(wanted: Wanted) -> tuple[frozenset[int], tuple[time, ...]]:
     days, times = _EVERY_DAY, wanted.delivery_times
     if wanted.frequency == "weekly":
         days = frozenset({_MONDAY if wanted.weekly_day is None else wanted.weekly_day})
     elif wanted.frequency == "hourly":
         times = tuple(time(hour, wanted.delivery_times[0].minute) for hour in WAKING_HOURS)
-    heeds = wanted.exclude_weekends or wanted.frequency == "weekdays"
-    return Timetable(
-        times=times, weekdays=days, zone=zone or ZoneInfo(wanted.timezone), off=off if heeds else NONE
-    )
+    return days, times
 
 
 def is_weekly_turn(wanted: Wanted, day: date, last: date | None) -> bool:

@@ -7,8 +7,8 @@ ALTER TABLE tenant_settings
     ADD COLUMN holiday_calendar text CHECK (holiday_calendar ~ '^[A-Z]{2}(-[A-Z0-9]{1,3})?$');
 
 -- When a person wants their digest, and when the next one is due. `positions` is how far the last one went in each of
--- their streams, so that windows touch and never overlap. `changed_at` later than the last run: the timetable is another
--- one since, and the next run is for a later date and 12 h away (D-7).
+-- their streams, so that windows touch and never overlap. Where the rhythm of the next run (its days, times and zone) is
+-- not that of the last one, it is for a later date than the last that was sent, and 12 h away (D-7).
 CREATE TABLE digest_subscriptions (
     tenant_id        text        NOT NULL,
     user_id          text        NOT NULL,
@@ -29,11 +29,17 @@ CREATE TABLE digest_subscriptions (
     all_quiet        boolean     NOT NULL DEFAULT false, -- say so when there was nothing for a week
     inbox_when_active boolean    NOT NULL DEFAULT false, -- only there, when the person has just been there
     next_run_at      timestamptz, -- with the person's spread; NULL: never
+    next_spread      interval    NOT NULL DEFAULT '0', -- of that
+    next_rhythm      text,
     next_date        date,
     next_slot        smallint,
     last_date        date,
     last_slot        smallint,
     last_due_at      timestamptz, -- of the last run, sent or skipped
+    last_rhythm      text,
+    sent_date        date,        -- of the last run that was sent
+    sent_due_at      timestamptz,
+    off_since        timestamptz, -- since when there is no next run
     positions        json        NOT NULL DEFAULT '{}', -- stream on the wire -> seq
     device_timezone  text,        -- what the person's device shows, where that is not what they chose (W-22)
     device_timezone_since timestamptz,

@@ -195,23 +195,6 @@ async def test_a_run_that_happened_already_does_not_happen_again(desk: Desk) -> 
     assert one.next_run.date > before[0]["next_date"]
 
 
-async def test_moving_after_todays_digest_does_not_bring_a_second_one(desk: Desk) -> None:
-    await desk.subscribe()
-    await desk.stores.send("ada")
-    await desk.due_now()
-    await desk.job.run_due()
-    [run] = await desk.runs()
-
-    soon = (datetime.now(UTC) + timedelta(minutes=2)).time().replace(second=0, microsecond=0)
-    await desk.subscribe(timezone="UTC", delivery_times=(soon,))
-
-    one = await desk.digests.get(TENANT_ID, "ada")
-    assert one is not None
-    assert one.next_run is not None
-    assert one.next_run.date > run["local_date"]
-    assert one.next_run.at >= run["due_at"] + timedelta(hours=12)
-
-
 async def test_other_time_zone_data_computes_every_next_run_anew(desk: Desk) -> None:
     await desk.subscribe()
     right = await desk.stores.query("SELECT next_run_at, next_date FROM digest_subscriptions")

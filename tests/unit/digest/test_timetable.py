@@ -250,6 +250,15 @@ def test_moving_on_the_day_of_a_digest_does_not_bring_a_second_one() -> None:
     assert run == Run(utc(2026, 11, 23, 15), date(2026, 11, 23), 0)
 
 
+def test_exactly_twelve_hours_after_a_digest_the_next_one_may_come() -> None:
+    sent = Run(utc(2026, 11, 22, 19), date(2026, 11, 22), 0)
+    table = daily("UTC", time(6, 59), time(7))
+
+    run = next_run(table, utc(2026, 11, 22, 20), last=sent, changed=True)
+
+    assert run == Run(utc(2026, 11, 23, 7), date(2026, 11, 23), 1)
+
+
 @given(
     moves=st.lists(
         st.tuples(
