@@ -119,19 +119,25 @@ class PushProvider:
         user_id = message.recipient_id or message.address.value
         try:
             waiting = await self._waiting.ask((message.tenant_id, user_id, message.delivery_id))
-            if not waiting.subscriptions:
-                return concluded(waiting, [])
-            results = await self._send_all(message, waiting.subscriptions)
+        except ServiceError as error:
+            return Retry(reason="the database is away", code=error.code, elsewhere=True)
+        if not waiting.subscriptions:
+            return concluded(waiting, [])
+        results = await self._send_all(message, waiting.subscriptions)
+        try:
             heard = await self._results.ask(
                 [
                     Result(one, message.delivery_id, ENDED[result.kind], result.status)
                     for one, result in results
                 ]
             )
-        except (
-            ServiceError
-        ) as error:  # what was sent and not written down is sent once more, under the same topic
-            return Retry(reason="the database is away", code=error.code, elsewhere=True)
+        except ServiceError as error:
+            kinds = {result.kind for _, result in results}
+            if kinds.isdisjoint({"sent", "unknown"}):
+                return Retry(reason="the database is away", code=error.code, elsewhere=True)
+            # What was sent and not written down is sent once more, under the same topic.
+            reason = "the database was away when it was to be written down who has it"
+            return Unknown(reason=reason, code=error.code, elsewhere=True, partly="sent" in kinds)
         for place, (one, result) in enumerate(results):
             said = heard.get((message.delivery_id, one.id))
             if said is None:

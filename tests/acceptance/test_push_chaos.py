@@ -170,7 +170,8 @@ class Installation:
             deliveries = await connection.fetch(
                 "SELECT n.title AS notification, d.state, d.reason,"
                 " (SELECT count(*) FROM delivery_attempts a WHERE a.tenant_id = d.tenant_id AND a.delivery_id = d.id"
-                "  AND (a.is_late OR a.code IN ('worker_lost', 'timeout'))) AS unknown"
+                "  AND (a.is_late OR a.code IN ('worker_lost', 'timeout')"
+                "   OR a.outcome = 'unknown' AND a.code = 'unavailable')) AS unknown"
                 " FROM notification_deliveries d"
                 " JOIN notifications n ON n.tenant_id = d.tenant_id AND n.id = d.notification_id"
             )

@@ -18,11 +18,12 @@ import pytest
 from app.api.services import ApiSettings
 from app.api.throttle import Throttle
 from core.clock import Clock
+from core.errors import ServiceError
 from core.identity import Identity
 from delivery.conclusion import RetrySettings
 from push.keys import PushSettings, VapidKey
 from push.payload import words
-from push.store import SQL
+from push.store import SQL, Subscriptions
 from tests.api import TENANT, Edge, admin, person, serving
 from tests.providers.push_service import Device, PushService, Say, Silence
 from tests.workers import Seen, a_worker, channel
@@ -1171,3 +1172,43 @@ async def test_a_browser_whose_encryption_key_is_gone_is_lost_alone(town: Town):
 
     assert len(there.told) == 1
     assert (await town.delivery())["state"] == "sent"
+
+
+async def test_what_was_pushed_and_not_written_down_is_one_of_which_nobody_knows_the_end(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser = await town.subscribe()
+    record, refusals = Subscriptions.record, [ServiceError("unavailable")]
+
+    async def away_once(self: Subscriptions, results: Any) -> Any:
+        if refusals:
+            raise refusals.pop()
+        return await record(self, results)
+
+    monkeypatch.setattr(Subscriptions, "record", away_once)
+    await town.push()
+
+    [attempt] = await town.edge.rows("SELECT outcome, code FROM delivery_attempts")
+    assert tuple(attempt) == ("unknown", "unavailable")
+    assert (await town.delivery())["unknowns"] == 1
+    await town.due_now()
+    await town.work()
+    assert (await town.delivery())["state"] == "sent"
+    first, again = browser.device.pushes
+    assert first.topic == again.topic, "the second takes the place of the first"
+
+
+async def test_what_reached_nobody_and_was_not_written_down_is_tried_again(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await town.subscribe()
+    town.service.fault_of = lambda device: Say(503)
+
+    async def away(self: Subscriptions, results: Any) -> Any:
+        raise ServiceError("unavailable")
+
+    monkeypatch.setattr(Subscriptions, "record", away)
+    await town.push()
+
+    [attempt] = await town.edge.rows("SELECT outcome, code FROM delivery_attempts")
+    assert tuple(attempt) == ("retry", "unavailable")
