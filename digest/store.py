@@ -527,7 +527,7 @@ class Digests:
         if run is None:
             return None if one.next_run is None else anew(table, one.next_run, one.last)
         since = max(run.at, now - self._settings.catch_up)
-        if one.next_rhythm == rhythm(one.wanted):
+        if one.next_rhythm in (None, rhythm(one.wanted)):
             return next_run(table, since, last=run)
         return next_run(table, since, last=run if is_sent else one.sent, changed=True)
 

@@ -27,6 +27,7 @@ MAX_TIMES = 24
 MAX_TYPES = 50
 
 _MONDAY = 0
+_DIGEST = "digest"
 _EVERY_DAY = frozenset(range(7))
 
 
@@ -35,7 +36,7 @@ class Wanted:
     """
     A person's wishes.
 
-    delivery_times: of the wall clock, to the minute, sorted; of an hourly digest only the minute of the first
+    delivery_times: of the wall clock, to the minute, sorted; of an hourly digest one, of which only the minute
     counts. weekly_day: 0 is Monday; of a weekly digest, and of weekly_types: these stand only in the first digest of that
     day, or in the next one that is sent. include_types: None is every type. all_quiet: a week without
     anything to tell is told. inbox_when_active: who has just been in the application has it there and nowhere else.
@@ -121,6 +122,8 @@ def _faults(wanted: Wanted) -> Iterator[Fault]:
         yield Fault("delivery_times", f"must be 1-{MAX_TIMES} times")
     if list(times) != sorted(set(times)):
         yield Fault("delivery_times", "must be sorted, each once")
+    if wanted.frequency == "hourly" and len(times) > 1:
+        yield Fault("delivery_times", "must be one, whose minute counts, for the frequency hourly")
     if any(one.second or one.microsecond or one.tzinfo is not None for one in times):
         yield Fault("delivery_times", "must be times to the minute, without an offset")
     if not is_timezone(wanted.timezone):
@@ -137,6 +140,10 @@ def _faults(wanted: Wanted) -> Iterator[Fault]:
             "include_types",
             "must name a type; to receive nothing set is_enabled to false, for all leave it out",
         )
+    if _DIGEST in (wanted.include_types or ()):
+        yield Fault("include_types", "must not name digest: none is part of another")
+    if both := sorted({*(wanted.include_types or ())} & {*wanted.exclude_types}):
+        yield Fault("exclude_types", f"must not name what include_types names: {', '.join(both)}")
     if wanted.weekly_types and wanted.frequency == "weekly":
         yield Fault("weekly_types", "is for digests that come more often than weekly")
     for path, types in (

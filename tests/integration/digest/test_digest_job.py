@@ -102,7 +102,7 @@ async def test_a_digest_holds_what_came_in_and_the_next_one_what_came_after(desk
 
 async def test_filters_read_recalled_expired_and_digests_are_left_out(desk: Desk) -> None:
     await desk.subscribe(
-        include_types=("iep_update", "system"), exclude_types=("system",), min_priority=Priority.NORMAL
+        include_types=("iep_update",), exclude_types=("system",), min_priority=Priority.NORMAL
     )
     kept = await desk.stores.send("ada", title="kept")
     read = await desk.stores.send("ada", title="read")

@@ -13,7 +13,7 @@ from apscheduler.triggers.cron import CronTrigger
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.wall_time import exists, instant, start
+from core.wall_time import clocks_change, exists, instant, start
 from digest.timetable import LEAST_GAP, Run, Timetable, next_run, runs, spread
 
 DAY = timedelta(days=1)
@@ -61,6 +61,25 @@ def test_a_day_begins_where_its_first_instant_is() -> None:
     assert start(date(2026, 4, 24), ZoneInfo("Africa/Cairo")) == utc(2026, 4, 23, 22)
     assert not exists(date(2011, 12, 30), ZoneInfo("Pacific/Apia"))
     assert exists(date(2011, 12, 31), ZoneInfo("Pacific/Apia"))
+
+
+@pytest.mark.parametrize(
+    ("zone", "day"),
+    [
+        ("Africa/Cairo", date(2026, 4, 24)),
+        ("Asia/Beirut", date(2026, 3, 29)),
+        ("America/Santiago", date(2026, 9, 6)),
+        ("America/Havana", date(2026, 3, 8)),
+        ("Atlantic/Azores", date(2026, 3, 29)),
+        ("Europe/Berlin", date(2026, 10, 25)),
+    ],
+)
+def test_clocks_change_on_the_day_whose_midnight_is_skipped_and_not_on_the_one_before(
+    zone: str, day: date
+) -> None:
+    around = [day + n * DAY for n in range(-2, 3)]
+
+    assert [one for one in around if clocks_change(one, ZoneInfo(zone))] == [day]
 
 
 # --- the sweep -------------------------------------------------------------------------------------------------------
