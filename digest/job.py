@@ -60,10 +60,11 @@ class Words(Protocol):
 
 
 class Ended(NamedTuple):
-    """What came of a batch: notifications, and what is said of the runs."""
+    """What came of a batch: notifications, what is said of the runs, and who could not be served, and why."""
 
     written: list[Written]
     ran: list[Ran]
+    faults: list[tuple[Subscription, Exception]]
 
 
 _Runner: TypeAlias = Callable[[Connection, Sequence[Subscription], datetime], Awaitable[Ended]]
@@ -197,7 +198,12 @@ class DigestJob:
         async with self._database.transaction(deadline=_DEADLINE) as connection:
             due = await self._digests.take_due(connection, limit)
             ended = await run(connection, due.people, due.now)
-            await self._digests.put_off(connection, due.unreadable)
+            await self._digests.put_off(connection, [(one.tenant_id, one.user_id) for one in due.unreadable])
+        # A traceback takes its time, and the database waits for nobody who sits in a transaction.
+        for row in due.unreadable:
+            log.error("digest_subscription_unreadable", tenant_id=row.tenant_id, exc_info=row.error)
+        for one, error in ended.faults:
+            log.error("digest_failed", tenant_id=one.tenant_id, exc_info=error)
         self.stats.failed += len(due.unreadable)
         self._count(ended.ran, due.now)
         self._tell(ended.written)
@@ -205,16 +211,16 @@ class DigestJob:
 
     async def _run_each(self, connection: Connection, people: Sequence[Subscription], now: datetime) -> Ended:
         """The same one by one: who cannot be served is left behind, and the others are served."""
-        ended = Ended([], [])
+        ended = Ended([], [], [])
         for one in people:
             try:
                 async with connection.transaction():
-                    written, ran = await self._run(connection, [one], now)
-            except Exception as error:  # of one person
-                log.error("digest_failed", tenant_id=one.tenant_id, exc_info=error)
-                written, ran = [], await self._give_up(connection, one, now)
-            ended.written.extend(written)
-            ended.ran.extend(ran)
+                    done = await self._run(connection, [one], now)
+            except Exception as error:  # noqa: BLE001  # of one person
+                ended.faults.append((one, error))
+                done = Ended([], await self._give_up(connection, one, now), [])
+            ended.written.extend(done.written)
+            ended.ran.extend(done.ran)
         return ended
 
     async def _give_up(self, connection: Connection, one: Subscription, now: datetime) -> list[Ran]:
@@ -282,7 +288,7 @@ class DigestJob:
             )
         await self._digests.finish(connection, ran, now)
         await self._digests.advance(connection, [Step(one, one.next_run, is_sent=True) for one in done], now)
-        return Ended(written, ran)
+        return Ended(written, ran, [])
 
     def _digest(self, one: Subscription, run: Run, window: Window, now: datetime) -> Digest:
         """That of one run."""

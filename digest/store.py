@@ -11,7 +11,6 @@ from zoneinfo import ZoneInfo
 
 import asyncpg
 import msgspec
-import structlog
 
 from core.database import Connection, Database
 from core.errors import ServiceError, invalid, not_found
@@ -27,8 +26,6 @@ from digest.summary import Item
 from digest.timetable import Run, Timetable, anew, kept, next_run, spread
 
 SQL = load("digest", "store.sql")
-
-log = structlog.stdlib.get_logger("digest.store")
 
 #: Entries of one stream that one digest looks at; where there are more in one window, it says that it counts at least.
 MAX_ENTRIES = 2000
@@ -142,12 +139,20 @@ class AlreadySent(Exception):
     """A digest of this date and slot has gone out: whoever wants to record another is wrong."""
 
 
+class Unreadable(NamedTuple):
+    """Whose row cannot be read, and why."""
+
+    tenant_id: str
+    user_id: str
+    error: Exception
+
+
 class Due(NamedTuple):
-    """Whose digests are due, locked, at which time. unreadable: tenant and person of rows that say nothing we know."""
+    """Whose digests are due, locked, at which time. unreadable: rows that say nothing we know."""
 
     now: datetime
     people: list[Subscription]
-    unreadable: list[tuple[str, str]]
+    unreadable: list[Unreadable]
 
 
 class Ran(NamedTuple):
@@ -347,9 +352,8 @@ class Digests:
         for row in rows:
             try:
                 due.people.append(_subscription(row, is_done=row.get("is_done", False)))
-            except Exception as error:  # one row must not keep back all the others
-                log.error("digest_subscription_unreadable", tenant_id=row["tenant_id"], exc_info=error)
-                due.unreadable.append((row["tenant_id"], row["user_id"]))
+            except Exception as error:  # noqa: BLE001  # one row must not keep back all the others
+                due.unreadable.append(Unreadable(row["tenant_id"], row["user_id"], error))
         return due
 
     async def put_off(self, connection: Connection, people: Sequence[tuple[str, str]]) -> None:
