@@ -310,14 +310,14 @@ async def _change_member(
     if change == "unfollowed":
         await connection.execute(SQL["unfollow"], *person, stream)
         return {}
-    if change == "muted":
-        await connection.execute(SQL["mute"], *person, stream, True)
-        return {}
     head: int = await connection.fetchval(SQL["head"], identity.tenant_id, stream)
+    if change == "muted":
+        await connection.execute(SQL["mute"], *person, stream, True, head)
+        return {}
     if change == "followed":
         await connection.execute(SQL["follow"], *person, stream, head)
     else:
-        await connection.execute(SQL["mute"], *person, stream, False)
+        await connection.execute(SQL["mute"], *person, stream, False, head)
         await _read_up_to(connection, identity, {stream: head})
     return {"joined_seq": head}
 

@@ -281,8 +281,11 @@ INSERT INTO stream_members (tenant_id, user_id, stream, joined_seq, read_all_seq
 DELETE FROM stream_members WHERE tenant_id = $1 AND user_id = $2 AND stream = $3;
 
 -- name: mute
---   $1 tenant id text, $2 user id text, $3 stored name of the stream text, $4 muted boolean
-UPDATE stream_members SET muted = $4 WHERE tenant_id = $1 AND user_id = $2 AND stream = $3;
+-- From which position on a stream is muted, or up to which it was: what came meanwhile is in no digest.
+--   $1 tenant id text, $2 user id text, $3 stored name of the stream text, $4 muted boolean, $5 head bigint
+UPDATE stream_members
+SET muted = $4, muted_seq = CASE WHEN $4 THEN $5 ELSE muted_seq END, unmuted_seq = CASE WHEN NOT $4 THEN $5::bigint END
+WHERE tenant_id = $1 AND user_id = $2 AND stream = $3;
 
 -- name: head
 --   $1 tenant id text, $2 stored name of a stream text

@@ -402,7 +402,7 @@ class Digests:
                     weekly[place].setdefault(kind, {})[stream] = begins
                 if kind in one.wanted.weekly_types:
                     held[place].setdefault(kind, {})[stream] = (
-                        until[place][stream] if is_told or row["muted"] else begins
+                        until[place][stream] if is_told or not any(_spans(row, begins)) else begins
                     )
         return [
             Window(after=a, until=u, items=tuple(i.values()), weekly=w, held=h, is_at_least=place in beyond)
@@ -560,19 +560,27 @@ def _asked(
 ) -> Iterator[tuple[Any, ...]]:
     """The arguments of `items`: a line for each stream of each person, and one for each type with a turn of its own."""
     for row in rows:
-        if row["muted"]:
-            continue
         one, turn = people[row["place"] - 1], turns[row["place"] - 1]
         wanted = one.wanted
-        if row["after"] < row["until"]:
-            excluded = (*wanted.exclude_types, *one.held)
-            yield _line(one, row, row["after"], wanted.include_types, excluded)
+        excluded = (*wanted.exclude_types, *one.held)
+        for span in _spans(row, row["after"]):
+            yield _line(one, row, span, wanted.include_types, excluded)
         for kind in one.held:
             is_told = turn or kind not in wanted.weekly_types
             passes = wanted.include_types is None or kind in wanted.include_types
-            begins = _held_from(one, kind, row)
-            if is_told and passes and begins < row["until"]:
-                yield _line(one, row, begins, (kind,), wanted.exclude_types)
+            if is_told and passes:
+                for span in _spans(row, _held_from(one, kind, row)):
+                    yield _line(one, row, span, (kind,), wanted.exclude_types)
+
+
+def _spans(row: asyncpg.Record, begins: int) -> Iterator[tuple[int, int]]:
+    """From a position of a stream to its head, without what came while it was muted: exclusive and inclusive."""
+    for after, until in (
+        (begins, min(row["muted_from"], row["until"])),
+        (max(begins, row["muted_to"]), row["until"]),
+    ):
+        if after < until:
+            yield after, until
 
 
 def _held_from(one: Subscription, kind: str, row: asyncpg.Record) -> int:
@@ -584,7 +592,7 @@ def _held_from(one: Subscription, kind: str, row: asyncpg.Record) -> int:
 def _line(
     one: Subscription,
     row: asyncpg.Record,
-    after: int,
+    span: tuple[int, int],
     include: Sequence[str] | None,
     exclude: Sequence[str],
 ) -> tuple[Any, ...]:
@@ -594,8 +602,7 @@ def _line(
         one.tenant_id,
         one.user_id,
         row["stream"],
-        after,
-        row["until"],
+        *span,
         row["read_all_seq"],
         None if include is None else ",".join(include),
         ",".join(exclude),

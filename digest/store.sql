@@ -185,15 +185,18 @@ DELETE FROM digest_runs WHERE ctid = ANY (ARRAY(
 SELECT timezone, count(*) AS people FROM digest_subscriptions WHERE next_run_at IS NOT NULL GROUP BY timezone;
 
 -- name: windows
--- The streams of people, and their windows: from where the last digest ended, or they joined, to the heads. The window
--- of a muted stream moves on as well: what came meanwhile is in no digest, and what came before is in no second one.
+-- The streams of people, and their windows: from where the last digest ended, or they joined, to the heads. What came
+-- while a stream was muted, from one position to another, the last time or now, is in no digest.
 --   $1 tenant ids text[], $2 user ids text[], $3 positions text[] (JSON: stored stream -> seq), of each person
--- Returns a row per person and stream: place (from 1), stream, muted, read_all_seq, joined_seq, after, until.
+-- Returns a row per person and stream: place (from 1), stream, muted, read_all_seq, joined_seq, after, until, muted_from
+-- (exclusive), muted_to (inclusive; both 0: never). A stream that was muted when nobody kept its position: from 0.
 SELECT c.place, m.stream, m.muted, m.read_all_seq, m.joined_seq,
+       coalesce(m.muted_seq, 0) AS muted_from,
+       CASE WHEN m.muted THEN coalesce(s.seq, 0) ELSE coalesce(m.unmuted_seq, 0) END AS muted_to,
        greatest(m.joined_seq, coalesce((c.positions::json ->> m.stream)::bigint, 0)) AS after, coalesce(s.seq, 0) AS until
 FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS c (tenant_id, user_id, positions, place)
 CROSS JOIN LATERAL (
-    SELECT m.stream, m.joined_seq, m.read_all_seq, m.muted FROM stream_members m
+    SELECT m.stream, m.joined_seq, m.read_all_seq, m.muted, m.muted_seq, m.unmuted_seq FROM stream_members m
     WHERE m.tenant_id = c.tenant_id AND m.user_id = c.user_id
     OFFSET 0) AS m
 LEFT JOIN LATERAL (

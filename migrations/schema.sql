@@ -495,6 +495,8 @@ CREATE TABLE public.stream_members (
     read_all_seq bigint NOT NULL,
     muted boolean DEFAULT false NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    muted_seq bigint,
+    unmuted_seq bigint,
     CONSTRAINT stream_members_joined_seq_check CHECK ((joined_seq >= 0)),
     CONSTRAINT stream_members_read_all_seq_check CHECK ((read_all_seq >= 0))
 );

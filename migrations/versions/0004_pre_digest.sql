@@ -6,6 +6,9 @@ ALTER TABLE tenant_settings
     ADD COLUMN holidays date[] NOT NULL DEFAULT '{}' CHECK (cardinality(holidays) <= 500),
     ADD COLUMN holiday_calendar text CHECK (holiday_calendar ~ '^[A-Z]{2}(-[A-Z0-9]{1,3})?$');
 
+-- Between which positions of a stream a person had muted it, the last time: what came meanwhile is in no digest.
+ALTER TABLE stream_members ADD COLUMN muted_seq bigint, ADD COLUMN unmuted_seq bigint;
+
 -- When a person wants their digest, and when the next one is due. `positions` is how far the last one went in each of
 -- their streams, so that windows touch and never overlap. Where the rhythm of the next run (its days, times and zone) is
 -- not that of the last one, it is for a later date than the last that was sent, and 12 h away (D-7).

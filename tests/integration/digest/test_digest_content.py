@@ -10,6 +10,7 @@ import pytest
 
 from core.notification import Priority
 from digest import store
+from hub.inbox import TopicChange
 from tests.integration.digest.test_digest_job import Desk
 from tests.stores import open_stores
 from tests.submissions import TENANT_ID, person, service, submission
@@ -180,3 +181,73 @@ async def test_where_lists_give_way_to_the_size_of_a_notification_the_rest_is_st
     listed = sum(len(one["notifications"]) for one in types.values())
     assert listed < 20, "lists gave way"
     assert (document["overflow_count"], document["summary"]["unread_notifications"]) == (30 - listed, 30)
+
+
+async def follows(desk: Desk, *changes: TopicChange) -> None:
+    for change in changes:
+        await desk.stores.inbox.change_topic(person("ada"), "news", change)
+
+
+async def digested(desk: Desk) -> set[str]:
+    """What the digest that is due now counts; every one is for another date."""
+    await desk.stores.query("UPDATE digest_runs SET local_date = local_date - 30")
+    counted = set(await told(desk))
+    await desk.due_now()
+    await desk.job.run_due()
+    return counted
+
+
+async def test_what_came_before_a_topic_was_muted_is_told_and_what_came_meanwhile_is_not(desk: Desk) -> None:
+    await desk.subscribe()
+    await follows(desk, "followed")
+    await desk.stores.send("#news", title="before")
+    await follows(desk, "muted")
+    await desk.stores.send("#news", title="meanwhile")
+
+    muted = await digested(desk)
+    await desk.stores.send("#news", title="still")
+    await follows(desk, "unmuted")
+    await desk.stores.send("#news", title="after")
+
+    assert muted == {"before"}
+    assert await digested(desk) == {"after"}
+
+
+async def test_who_mutes_and_unmutes_between_two_digests_misses_what_came_meanwhile_and_nothing_else(
+    desk: Desk,
+) -> None:
+    await desk.subscribe()
+    await follows(desk, "followed")
+    await desk.stores.send("#news", title="before")
+    await follows(desk, "muted")
+    await desk.stores.send("#news", title="meanwhile")
+    await follows(desk, "unmuted")
+    await desk.stores.send("#news", title="after")
+
+    assert await told(desk) == {"before": True, "after": False}, "who unmutes a topic has read it so far"
+
+
+async def test_a_weekly_type_that_came_before_its_topic_was_muted_is_told_in_its_turn(desk: Desk) -> None:
+    at = datetime.now(UTC)
+    await desk.subscribe(timezone="UTC", weekly_types=("iep_update",), weekly_day=(at.weekday() + 3) % 7)
+    await follows(desk, "followed")
+    await desk.stores.send("#news", title="before")
+    await follows(desk, "muted")
+    await desk.stores.send("#news", title="meanwhile")
+    await desk.stores.send("ada", title="other", notification_type="other")
+
+    assert await digested(desk) == {"other"}
+    await desk.stores.query(
+        "UPDATE digest_subscriptions SET next_date = weekly_on + 7, next_run_at = now() WHERE user_id = 'ada'"
+    )
+
+    assert set(await told(desk)) == {"before"}
+
+
+async def test_a_topic_that_was_muted_before_positions_were_kept_gives_nothing(desk: Desk) -> None:
+    await desk.subscribe()
+    await follows(desk, "followed", "muted")
+    await desk.stores.query("UPDATE stream_members SET muted_seq = NULL")
+    await desk.stores.send("#news", title="meanwhile")
+
+    assert await told(desk) == {}
