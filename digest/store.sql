@@ -120,11 +120,11 @@ FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::date[], $5::smallint[
 WHERE s.tenant_id = a.tenant_id AND s.user_id = a.user_id;
 
 -- name: put_off
--- Somebody cannot be served now: not before an hour has passed. The rows are locked.
+-- Somebody cannot be served now: not before an hour has passed. The rows are locked, and due.
 --   $1 tenant ids text[], $2 user ids text[]
 UPDATE digest_subscriptions s SET next_run_at = now() + interval '1 hour'
 FROM unnest($1::text[], $2::text[]) AS p (tenant_id, user_id)
-WHERE s.tenant_id = p.tenant_id AND s.user_id = p.user_id;
+WHERE s.tenant_id = p.tenant_id AND s.user_id = p.user_id AND s.next_run_at <= now();
 
 -- name: hold
 -- How far the weekly types of people were told. The rows are locked.

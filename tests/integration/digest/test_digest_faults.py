@@ -196,3 +196,15 @@ async def test_a_digest_is_late_when_more_has_passed_than_the_spread_and_the_tic
     [run] = await desk.runs()
     assert (run["state"], run["is_late"]) == ("sent", is_late)
     assert run["due_at"] < datetime.now(UTC)
+
+
+async def test_who_was_served_meanwhile_is_not_put_off(desk: Desk) -> None:
+    """Whoever comes too late with a fault of theirs must not move what another scheduler has set."""
+    await desk.subscribe()
+    before = await desk.digests.get("school", "ada")
+
+    async with desk.stores.database.transaction() as connection:
+        await desk.digests.put_off(connection, [("school", "ada")])
+
+    assert before is not None
+    assert await desk.digests.get("school", "ada") == before
