@@ -93,10 +93,38 @@ async def test_each_digest_comes_once_while_schedulers_are_killed(town: Town) ->
     assert (entries, deliveries) == (PEOPLE, PEOPLE), "inbox and mail of each, together with its run"
 
 
+@pytest.mark.parametrize("count", [2, 5, 20])
+async def test_of_any_number_of_schedulers_one_may_die(town: Town, count: int) -> None:
+    settings: dict[str, Any] = {**TICK, "HUB_DATABASE_CONNECTIONS": "2"}
+    async with nodes(town.dsn, count, role="scheduler", allow_faults=True, **settings) as [first, *_]:
+        await town.due()
+        await town.settled(PEOPLE // 5, 180)
+        await first.kill()
+        await town.settled(PEOPLE, 180)
+        await ticks()
+
+    counts = await town.digests()
+    assert (len(counts), set(counts.values())) == (PEOPLE, {1})
+
+
+def wrong(off: str) -> dict[str, Any]:
+    """The environment of a process whose clock is so far off (libfaketime)."""
+    library = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
+    if not library.exists():
+        pytest.skip("no libfaketime")
+    return {"LD_PRELOAD": str(library), "FAKETIME": off, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
+
 async def ticks(count: int = 5) -> None:
     """Whoever would send one a second time has the time for it."""
     await asyncio.sleep(float(TICK["DIGEST_TICK"]) * count)
 
+
+#: Nor does it ask for the key, which is not there.
+KEYLESS = """
+assert "ON CONFLICT" in digest.store.SQL["record"]
+digest.store.SQL["record"] = digest.store.SQL["record"].partition("ON CONFLICT")[0]
+"""
 
 #: Rows as they were before each other's commit, and no lock: what a SELECT without FOR UPDATE sees.
 CARELESS = """
@@ -104,7 +132,7 @@ import digest.store
 text = digest.store.SQL["take_due"]
 assert "FOR UPDATE SKIP LOCKED" in text
 digest.store.SQL = {**digest.store.SQL, "take_due": text.replace("FOR UPDATE SKIP LOCKED", "")}
-from app.__main__ import main
+{also}from app.__main__ import main
 raise SystemExit(main(["serve", "--port", "0"]))
 """
 
@@ -118,7 +146,7 @@ async def test_without_lock_and_key_people_get_two_and_the_key_alone_prevents_it
     if not is_guarded:
         await town.connection.execute(UNGUARDED)
     careless = tmp_path / "careless.py"
-    careless.write_text(CARELESS)
+    careless.write_text(CARELESS.replace("{also}", "" if is_guarded else KEYLESS))
     await town.connection.execute(
         "DELETE FROM digest_subscriptions WHERE split_part(user_id, '-', 2)::int > 60"
     )
@@ -133,23 +161,121 @@ async def test_without_lock_and_key_people_get_two_and_the_key_alone_prevents_it
     assert min(counts.values()) >= 1
 
 
+#: What is sent is committed before the run that says so; in between a scheduler may die.
+APART = """
+import asyncio
+import digest.job as job
+real, init, made = job.write, job.DigestJob.__init__, []
+def remembering(self, database, *given, **named):
+    made.append(database)
+    init(self, database, *given, **named)
+async def apart(connection, orders, key_life):
+    async with made[0].transaction() as own:
+        written = await real(own, orders, key_life)
+    await asyncio.sleep(1)
+    return written
+job.DigestJob.__init__, job.write = remembering, apart
+from app.__main__ import main
+raise SystemExit(main(["serve", "--port", "0"]))
+"""
+
+
+@pytest.mark.parametrize("is_apart", [True, False], ids=["two transactions", "one transaction"])
+async def test_a_scheduler_that_dies_between_two_transactions_would_have_sent_what_is_sent_again(
+    town: Town, tmp_path: Path, *, is_apart: bool
+) -> None:
+    """The mutant: as it is, whoever dies while others see its digests has recorded them too."""
+    apart = tmp_path / "apart.py"
+    apart.write_text(APART)
+    await town.connection.execute(
+        "DELETE FROM digest_subscriptions WHERE split_part(user_id, '-', 2)::int > 60"
+    )
+    settings: dict[str, Any] = {
+        **TICK,
+        "HUB_DATABASE_CONNECTIONS": "8",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    if is_apart:
+        settings["entry"] = (str(apart),)
+    async with nodes(town.dsn, 1, role="scheduler", allow_faults=True, **settings) as [node]:
+        await town.due()
+        async with asyncio.timeout(60):
+            while max((await town.digests()).values()) == 0:
+                await asyncio.sleep(0.01)  # another process: there is no event to await
+        await node.kill()
+    async with nodes(town.dsn, 1, role="scheduler", **TICK):
+        await town.settled(60)
+        await ticks()
+
+    counts = await town.digests()
+    assert (max(counts.values()) > 1) is is_apart
+    assert min(counts.values()) >= 1
+
+
+#: Due is what the scheduler's own clock says.
+OWN_CLOCK = """
+from datetime import UTC, datetime
+from digest.store import SQL, Digests
+async def take_due(self, connection, limit):
+    text = SQL["take_due"].replace("<= now()", f"<= '{datetime.now(UTC).isoformat()}'")
+    return await self._due(connection, await connection.fetch(text, limit))
+assert "<= now()" in SQL["take_due"]
+Digests.take_due = take_due
+from app.__main__ import main
+raise SystemExit(main(["serve", "--port", "0"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("off", "by_own_clock"), [("+5s", False), ("-5s", False), ("+5s", True)], ids=["+5s", "-5s", "mutant"]
+)
+async def test_a_scheduler_whose_clock_is_seconds_off_sends_each_digest_once_and_none_before_its_time(
+    town: Town, tmp_path: Path, off: str, *, by_own_clock: bool
+) -> None:
+    """People are due one after the other, so that five seconds too early would show."""
+    mutant = tmp_path / "own_clock.py"
+    mutant.write_text(OWN_CLOCK)
+    await town.connection.execute(
+        "DELETE FROM digest_subscriptions WHERE split_part(user_id, '-', 2)::int > 120"
+    )
+    settings: dict[str, Any] = {**TICK, **wrong(off), "PYTHONPATH": str(Path(__file__).parents[2])}
+    if by_own_clock:
+        settings["entry"] = (str(mutant),)
+    async with (
+        nodes(town.dsn, 1, role="scheduler", allow_faults=True, **settings),
+        nodes(town.dsn, 1, role="scheduler", **TICK),
+    ):
+        await town.connection.execute(
+            "UPDATE digest_subscriptions"
+            " SET next_run_at = now() + split_part(user_id, '-', 2)::int * interval '0.1 seconds'"
+        )
+        await town.connection.execute(
+            "CREATE TABLE promised AS SELECT user_id, next_run_at FROM digest_subscriptions"
+        )
+        await town.settled(120)
+        await ticks()
+
+    early = await town.connection.fetchval(
+        "SELECT count(*) FROM digest_runs r JOIN promised p ON p.user_id = r.user_id WHERE r.ran_at < p.next_run_at"
+    )
+    assert (early > 0) is by_own_clock
+    counts = await town.digests()
+    assert (len(counts), set(counts.values())) == (120, {1})
+
+
 @pytest.mark.parametrize("off", ["+1d", "-1d"])
 async def test_a_scheduler_whose_machine_is_a_day_off_sends_each_digest_once_and_on_time(
     town: Town, off: str
 ) -> None:
     """Due is what the database says: its own clock is beside the point."""
-    library = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
-    if not library.exists():
-        pytest.skip("no libfaketime")
     await town.connection.execute(
         "DELETE FROM digest_subscriptions WHERE split_part(user_id, '-', 2)::int > 200"
     )
     await town.connection.execute(
         "UPDATE digest_subscriptions SET next_run_at = now() + interval '6 hours' WHERE user_id LIKE '%7'"
     )
-    wrong: dict[str, Any] = {"LD_PRELOAD": str(library), "FAKETIME": off, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     async with (
-        nodes(town.dsn, 1, role="scheduler", allow_faults=True, **TICK, **wrong),
+        nodes(town.dsn, 1, role="scheduler", allow_faults=True, **TICK, **wrong(off)),
         nodes(town.dsn, 1, role="scheduler", **TICK),
     ):
         await town.connection.execute(
