@@ -298,6 +298,8 @@ async def test_one_is_sent_now_once_a_minute_and_so_many_times_a_day_whoever_ask
     assert 23 * 3600 < int(answers[-1].headers["Retry-After"]) <= 24 * 3600
     assert [one.status_code for one in together] == [429] * 3
     assert sorted(one.status_code for one in tomorrow) == [201, 429, 429], "not two of those at the same time"
+    [row] = await edge.rows("SELECT cardinality(asked_at) AS remembered FROM digest_subscriptions")
+    assert row["remembered"] == 10, "those of a day"
 
 
 @pytest.mark.parametrize("zone", ["Pacific/Kiritimati", "Etc/GMT+12"])
