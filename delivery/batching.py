@@ -31,8 +31,8 @@ LONGEST = 10
 _GRACE = timedelta(minutes=5)
 
 #: How many notifications the words of a batch name; the others are counted.
-_NAMED = 10
-_EXCERPT = 200
+#: With so many characters of each they fit beside the ids, in whatever script.
+_NAMED, _TITLE, _EXCERPT = 10, 80, 140
 
 
 class Held(NamedTuple):
@@ -125,12 +125,19 @@ async def take_closed(connection: Connection, limit: int) -> list[Batch]:
     closed = await connection.fetch(SQL["take_closed"], limit)
     if not closed:
         return []
-    rows = await connection.fetch(
-        SQL["deliveries"], [row["tenant_id"] for row in closed], [row["id"] for row in closed]
+    locked = await connection.fetch(
+        SQL["lock"], [row["tenant_id"] for row in closed], [row["id"] for row in closed]
     )
-    of: dict[UUID, list[Columns]] = {row["id"]: [] for row in closed}
-    for row in rows:
-        of[row["batch_id"]].append(row)
+    held = sorted(locked, key=lambda row: row["notification_id"])  # ids carry their time
+    said = await connection.fetch(
+        SQL["said"],
+        [row["tenant_id"] for row in held],
+        [row["notification_id"] for row in held],
+        [row["user_id"] for row in held],
+    )
+    of: dict[UUID, list[tuple[UUID, Columns]]] = {row["id"]: [] for row in closed}
+    for delivery, row in zip(held, said, strict=True):
+        of[delivery["batch_id"]].append((delivery["delivery_id"], row))
     return [
         Batch(
             row["tenant_id"],
@@ -138,8 +145,8 @@ async def take_closed(connection: Connection, limit: int) -> list[Batch]:
             row["channel"],
             row["key"],
             row["size_limit"],
-            [(one["delivery_id"], content(one["id"], one)) for one in of[row["id"]] if not one["is_settled"]],
-            [one["delivery_id"] for one in of[row["id"]] if one["is_settled"]],
+            [(delivery, content(one["id"], one)) for delivery, one in of[row["id"]] if not one["is_settled"]],
+            [delivery for delivery, one in of[row["id"]] if one["is_settled"]],
         )
         for row in closed
     ]
@@ -157,25 +164,28 @@ async def finish(connection: Connection, deliveries: Sequence[tuple[str, UUID, s
         await connection.execute(SQL["finish"], *map(list, zip(*deliveries, strict=True)))
 
 
+async def stand_for(connection: Connection, one_for: Sequence[tuple[str, UUID, Part]]) -> None:
+    """Note what a notification (tenant id, id) goes out in the place of; in the same transaction."""
+    rows = [(tenant_id, one, ",".join(str(each.id) for _, each in part)) for tenant_id, one, part in one_for]
+    if rows:
+        await connection.execute(SQL["stand_for"], *map(list, zip(*rows, strict=True)))
+
+
 def together(tenant_id: str, user_id: str, channel: str, key: str, contents: Sequence[Content]) -> Submission:
     """
     One notification that says what several say, for one channel.
 
-    Its title is that of the latest; its message names each, and counts what is too much to be named. It is as urgent as the
-    most urgent, and lives as long as the longest. Languages have nothing to do with it: it has no words of its own.
+    It is as urgent as the most urgent, and lives as long as the longest.
     """
     latest = contents[-1]
-    more = f" (+{len(contents) - 1})"
-    lines = [_line(one) for one in contents[-_NAMED:]]
-    if len(contents) > _NAMED:
-        lines.append(f"+ {len(contents) - _NAMED}")
+    title, message = words(contents)
     links = {one.action_url for one in contents}
     ends = [one.expires_at for one in contents]
     return Submission(
         tenant_id=tenant_id,
         audience=Users.of(user_id),
-        title=latest.title[: MAX_TITLE_LENGTH - len(more)] + more,
-        message="\n".join(lines),
+        title=title,
+        message=message,
         notification_type=latest.notification_type,
         priority=Priority(max((one.priority for one in contents), key=lambda name: RANKS[name])),
         channels=(channel,),
@@ -192,6 +202,24 @@ def together(tenant_id: str, user_id: str, channel: str, key: str, contents: Seq
     )
 
 
+def words(contents: Sequence[Content]) -> tuple[str, str]:
+    """
+    Title and message of several: the title of the latest, and a line for each, of which too many are counted. No
+    language has anything to do with it: these are their own words.
+    """
+    if len(contents) == 1:
+        return contents[0].title, contents[0].message
+    more = f" (+{len(contents) - 1})"
+    lines = [_line(one) for one in contents[-_NAMED:]]
+    if len(contents) > _NAMED:
+        lines.append(f"+ {len(contents) - _NAMED}")
+    return contents[-1].title[: MAX_TITLE_LENGTH - len(more)] + more, "\n".join(lines)
+
+
 def _line(content: Content) -> str:
-    text = " ".join(content.message.split())
-    return f"• {content.title}: {text if len(text) <= _EXCERPT else text[: _EXCERPT - 1] + '…'}"
+    return f"• {_cut(content.title, _TITLE)}: {_cut(content.message, _EXCERPT)}"
+
+
+def _cut(text: str, longest: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"

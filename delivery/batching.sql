@@ -44,33 +44,55 @@ DELETE FROM delivery_batches b USING (
 WHERE b.tenant_id = due.tenant_id AND b.id = due.id
 RETURNING b.tenant_id, b.id, b.user_id, b.channel, b.key, b.size_limit;
 
--- name: deliveries
--- What of these batches is still to go out, the oldest first, locked; with what it says.
+-- name: lock
+-- What of these batches is still to go out, locked. What somebody else has in hand, who cancels it or takes it back, is
+-- skipped: if they do not, it goes out by itself when the batch should long have been closed. So nobody waits here, and
+-- whoever waits for a batch waits for no circle.
 --   $1 tenant ids text[], $2 batches uuid[]: pairs
--- Returns is_settled: it was read, as the inbox has it, recalled, or has expired; the policy says so of each.
--- Leans on idx_notification_deliveries_batch, and as `people` of facts.sql does.
-SELECT d.batch_id, d.id AS delivery_id, n.*,
-       n.status <> 'published' OR coalesce(n.expires_at <= now(), false)
+-- Returns batch_id, tenant_id, delivery_id, notification_id, user_id. Leans on idx_notification_deliveries_batch: the planner,
+-- which knows of none that are held, would else read all of them for each batch.
+SELECT d.batch_id, d.tenant_id, d.id AS delivery_id, d.notification_id, d.user_id
+FROM unnest($1::text[], $2::uuid[]) AS b (tenant_id, id)
+CROSS JOIN LATERAL (
+    SELECT h.tenant_id, h.id, h.batch_id, h.notification_id, h.user_id FROM notification_deliveries h
+    WHERE h.tenant_id = b.tenant_id AND h.batch_id = b.id AND h.state = 'deferred' AND h.attempt = 0
+    FOR UPDATE SKIP LOCKED) AS d;
+
+-- name: said
+-- What notifications say, and whether there is still something to say to these people: is_settled when it was read, as the
+-- inbox has it, recalled, or has expired, of which the policy says so.
+--   $1 tenant ids text[], $2 notification ids uuid[], $3 user ids text[]: of each delivery
+-- Returns them in the order given. Leans on the primary keys and idx_stream_events_inbox, as `people` of facts.sql does.
+SELECT n.id, n.title, n.message, n.notification_type, n.action_url, n.priority, n.channels, n.metadata, n.created_at,
+       n.expires_at, n.collapse_key, n.group_key, n.updated_at,
+       n.id IS NULL OR n.status <> 'published' OR coalesce(n.expires_at <= now(), false)
        OR coalesce(
            (SELECT r.read FROM notification_receipts r
-            WHERE r.tenant_id = d.tenant_id AND r.user_id = d.user_id AND r.notification_id = d.notification_id),
+            WHERE r.tenant_id = w.tenant_id AND r.user_id = w.user_id AND r.notification_id = w.notification_id),
            (SELECT e.seq > m.joined_seq AND e.seq <= m.read_all_seq
             FROM stream_members m
             CROSS JOIN LATERAL (
                 SELECT e.seq, e.notification_id FROM stream_events e
-                WHERE e.tenant_id = d.tenant_id AND e.stream = m.stream AND e.kind = 'notification'
-                  AND (e.created_at, e.notification_id) >= (n.published_at, d.notification_id)
+                WHERE e.tenant_id = w.tenant_id AND e.stream = m.stream AND e.kind = 'notification'
+                  AND (e.created_at, e.notification_id) >= (n.published_at, w.notification_id)
                 ORDER BY e.created_at, e.notification_id
                 LIMIT 1) AS e
-            WHERE m.tenant_id = d.tenant_id AND m.user_id = d.user_id AND m.stream = 'user:' || d.user_id
-              AND e.notification_id = d.notification_id),
+            WHERE m.tenant_id = w.tenant_id AND m.user_id = w.user_id AND m.stream = 'user:' || w.user_id
+              AND e.notification_id = w.notification_id),
            false) AS is_settled
-FROM unnest($1::text[], $2::uuid[]) AS b (tenant_id, id)
-JOIN notification_deliveries d ON d.tenant_id = b.tenant_id AND d.batch_id = b.id
-JOIN notifications n ON n.tenant_id = d.tenant_id AND n.id = d.notification_id
-WHERE d.state = 'deferred' AND d.attempt = 0
-ORDER BY d.notification_id
-FOR UPDATE OF d;
+FROM unnest($1::text[], $2::uuid[], $3::text[]) WITH ORDINALITY AS w (tenant_id, notification_id, user_id, place)
+LEFT JOIN LATERAL (
+    SELECT * FROM notifications n WHERE n.tenant_id = w.tenant_id AND n.id >= w.notification_id
+    ORDER BY n.id
+    LIMIT 1) AS n ON n.id = w.notification_id
+ORDER BY w.place;
+
+-- name: stand_for
+-- Notifications that go out in the place of several, and of which.
+--   $1 tenant ids text[], $2 notification ids uuid[], $3 lists of those ids text[] (comma-separated)
+UPDATE notifications n SET stands_for = string_to_array(s.parts, ',')::uuid[]
+FROM unnest($1::text[], $2::uuid[], $3::text[]) AS s (tenant_id, id, parts)
+WHERE n.tenant_id = s.tenant_id AND n.id = s.id;
 
 -- name: release
 -- Let deliveries go out by themselves.

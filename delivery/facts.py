@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -15,6 +15,7 @@ from core.database import Connection, Database
 from core.notification import Content
 from core.sql import load
 from core.vault import SealBroken, Vault
+from delivery.batching import words
 from delivery.channel import Address
 from delivery.outbox import CAMPAIGN_LANE, Claimed
 from delivery.policy import SYSTEM_RULE, Facts, OptOut, Rule, StoredAddress, StoredRecipient
@@ -26,8 +27,13 @@ SQL = load("delivery", "facts.sql")
 SEALED = "sealed"
 
 
-#: A notification, and the row that says the rest of it.
-_Said: TypeAlias = tuple[Content, asyncpg.Record]
+class _Said(NamedTuple):
+    """A notification as it is now."""
+
+    says: Content
+    status: str
+    topic: str | None
+
 
 #: Whether a person (tenant id, user id) has the application before their eyes.
 Looking: TypeAlias = Callable[[str, str], Awaitable[bool]]
@@ -88,7 +94,13 @@ class FactsReader:
                 [one.user_id for one in deliveries],
                 [one.channel for one in deliveries],
             )
-            notifications = {(row["tenant_id"], row["id"]): (content(row["id"], row), row) for row in said}
+            notifications = {
+                (row["tenant_id"], row["id"]): _Said(content(row["id"], row), row["status"], row["topic"])
+                for row in said
+            }
+            wholes = [row for row in said if row["stands_for"] is not None]
+            if wholes:
+                await self._recompose(connection, wholes, notifications)
             pushed = await self._pushes(connection, pushes, notifications) if pushes else {}
         looking = await self._who_looks(pushes)
         unread = await self._counted(pushes)
@@ -104,6 +116,27 @@ class FactsReader:
             for claimed, row in zip(deliveries, people, strict=True)
         ]
 
+    async def _recompose(
+        self,
+        connection: Connection,
+        wholes: Sequence[asyncpg.Record],
+        notifications: dict[tuple[str, UUID], _Said],
+    ) -> None:
+        """Let what goes out in the place of several say what still stands of them; of none, it is recalled."""
+        parts = [(row["tenant_id"], row["id"], part) for row in wholes for part in row["stands_for"]]
+        standing: dict[tuple[str, UUID], list[Content]] = {
+            (row["tenant_id"], row["id"]): [] for row in wholes
+        }
+        for row in await connection.fetch(SQL["parts"], *map(list, zip(*parts, strict=True))):
+            standing[row["tenant_id"], row["whole"]].append(content(row["id"], row))
+        for key, contents in standing.items():
+            if contents:
+                title, message = words(contents)
+                says = msgspec.structs.replace(notifications[key].says, title=title, message=message)
+                notifications[key] = notifications[key]._replace(says=says)
+            else:
+                notifications[key] = notifications[key]._replace(status="recalled")
+
     async def _pushes(
         self,
         connection: Connection,
@@ -116,7 +149,7 @@ class FactsReader:
             [one.tenant_id for one in pushes],
             [one.user_id for one in pushes],
             [one.id for one in pushes],
-            [None if one is None else one[0].notification_type for one in said],
+            [None if one is None else one.says.notification_type for one in said],
         )
         return {(one.tenant_id, one.id): row for one, row in zip(pushes, rows, strict=True)}
 
@@ -143,7 +176,7 @@ class FactsReader:
         is_looking: bool,
         unread: int | None,
     ) -> Facts:
-        says, stored = notification or (None, None)
+        says = None if notification is None else notification.says
         address_id, is_readable = None, True
         if claimed.edited is not None:
             try:
@@ -158,13 +191,13 @@ class FactsReader:
             claimed=claimed,
             is_configured=claimed.channel in self._configured,
             content=says,
-            status="cancelled" if stored is None else stored["status"],
+            status="cancelled" if notification is None else notification.status,
             is_read=row["is_read"],
             recipient=None if row["known"] is None else _recipient(row),
             addresses=self._addresses(claimed, row) if push is None else _browsers(claimed, push["browsers"]),
             rule=SYSTEM_RULE if row["rule_of"] is None else _rule(row),
             opt_outs=() if row["scopes"] is None else _opt_outs(row),
-            topic=None if stored is None else stored["topic"],
+            topic=None if notification is None else notification.topic,
             address_id=address_id,
             is_readable=is_readable,
             is_looking=is_looking,

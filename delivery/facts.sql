@@ -5,7 +5,7 @@
 -- when it is to be tried again.
 SELECT n.tenant_id, n.id, n.title, n.message, n.notification_type, n.action_url, n.priority, n.channels, n.metadata,
        n.created_at, n.expires_at, n.collapse_key, n.group_key, n.updated_at, n.topic,
-       CASE WHEN n.status = 'published' AND EXISTS (
+       n.stands_for, CASE WHEN n.status = 'published' AND EXISTS (
            SELECT FROM delivery_broadcasts b
            WHERE b.tenant_id = wanted.tenant_id AND b.notification_id = wanted.id AND b.state = 'cancelled')
        THEN 'cancelled' ELSE n.status END AS status
@@ -15,6 +15,19 @@ CROSS JOIN LATERAL (
     ORDER BY n.id
     LIMIT 1) AS n
 WHERE n.id = wanted.id;
+
+-- name: parts
+-- What still stands of that which notifications go out in the place of, the oldest first. Leans on the primary key.
+--   $1 tenant ids text[], $2 notification ids uuid[], $3 ids of one part of each uuid[]: as many rows as there are parts
+SELECT w.tenant_id, w.whole, n.id, n.title, n.message, n.notification_type, n.action_url, n.priority, n.channels,
+       n.metadata, n.created_at, n.expires_at, n.collapse_key, n.group_key, n.updated_at
+FROM unnest($1::text[], $2::uuid[], $3::uuid[]) AS w (tenant_id, whole, part)
+CROSS JOIN LATERAL (
+    SELECT * FROM notifications n WHERE n.tenant_id = w.tenant_id AND n.id >= w.part
+    ORDER BY n.id
+    LIMIT 1) AS n
+WHERE n.id = w.part AND n.status = 'published' AND (n.expires_at > now()) IS NOT FALSE
+ORDER BY n.id;
 
 -- name: people
 -- What is known of the persons of deliveries, one row for each delivery, in the order given. Each part is a lookup by

@@ -178,7 +178,7 @@ async def write(
     fresh = [part for part in fresh if isinstance(results[part[0]], Written)]
     await _insert(connection, answers, [(one, order.sender) for _, order, stored in fresh for one in stored])
     due = [(position, one) for position, _, stored in fresh for one in stored if one.status == "published"]
-    entries = await publish(connection, [_publication(one) for _, one in due], now)
+    entries = await publish(connection, [publication(one) for _, one in due], now)
     gathered: dict[int, list[Entry]] = {}
     for (position, _), own in zip(due, entries[:-1], strict=True):
         gathered.setdefault(position, []).extend(own)
@@ -236,7 +236,8 @@ def _stored(submission: Submission, notification_id: UUID, now: datetime) -> Sto
     return Stored(content, frames.content(content), submission, "scheduled" if waits else "published")
 
 
-def _publication(stored: Stored) -> Publication:
+def publication(stored: Stored) -> Publication:
+    """What is to be published of it."""
     submission = stored.submission
     return Publication(
         submission.tenant_id,
@@ -532,7 +533,7 @@ class Ingest:
             self._publisher.publish(entries)
         due = [result for result in results if isinstance(result, Written) and result.has_deliveries]
         for stored in (one for result in due for one in result.stored if one.status == "published"):
-            queued(_publication(stored))
+            queued(publication(stored))
         if due:
             self._wake()
 

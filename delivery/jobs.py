@@ -23,9 +23,9 @@ from core.errors import ServiceError
 from core.identity import Identity
 from core.sql import load
 from core.streams import StreamKey, user_stream
-from delivery.batching import Batch, Part, finish, release, take_closed, together
+from delivery.batching import Batch, Part, finish, release, stand_for, take_closed, together
 from delivery.inbox import SQL as INBOX
-from delivery.ingest import Order, Stored, write
+from delivery.ingest import Order, Stored, publication, write
 from delivery.outbox import PROVIDED
 from delivery.publication import Publication, audience, audience_keys, batching, publish
 from delivery.telemetry import queued
@@ -40,6 +40,7 @@ SQL = load("delivery", "jobs.sql")
 _DEADLINE = timedelta(seconds=10)
 _BATCH_DEADLINE = timedelta(seconds=30)  # one batch of retention
 _LEASE = timedelta(minutes=2)  # of retention, renewed with each batch
+_BATCHES = 20  # closed in one transaction, for which creates of the same batches wait
 
 log = structlog.stdlib.get_logger("delivery.jobs")
 
@@ -208,16 +209,19 @@ class Jobs:
         closed = 0
         while True:
             async with self._database.transaction(deadline=_DEADLINE) as connection:
-                batches = await take_closed(connection, self._settings.scheduler_batch)
-                await self._close(connection, batches)
+                batches = await take_closed(connection, _BATCHES)
+                written = await self._close(connection, batches)
+            for one in written:
+                queued(one)
             if batches:
                 self._wake_workers()
             closed += len(batches)
             self.stats.batches += len(batches)
-            if len(batches) < self._settings.scheduler_batch:
+            if len(batches) < _BATCHES:
                 return closed
 
-    async def _close(self, connection: Connection, batches: Sequence[Batch]) -> None:
+    async def _close(self, connection: Connection, batches: Sequence[Batch]) -> list[Publication]:
+        """What was written in the place of several."""
         alone = [(batch.tenant_id, delivery) for batch in batches for delivery in batch.settled]
         orders: list[Order] = []
         several: list[tuple[Batch, Part]] = []
@@ -230,13 +234,20 @@ class Jobs:
                     alone += ((batch.tenant_id, delivery) for delivery, _ in part)
         results = await write(connection, orders, self._settings.idempotency_life) if orders else []
         ended: list[tuple[str, UUID, str]] = []
+        standing: list[tuple[str, UUID, Part]] = []
+        written: list[Publication] = []
         for (batch, part), result in zip(several, results, strict=True):
             if isinstance(result, Exception):
                 raise result
-            reason = f"{len(part)} went out as one: notification {result.stored[0].content.id}"
+            [one] = result.stored
+            written.append(publication(one))
+            standing.append((batch.tenant_id, one.content.id, part))
+            reason = f"{len(part)} went out as one: notification {one.content.id}"
             ended += ((batch.tenant_id, delivery, reason) for delivery, _ in part)
+        await stand_for(connection, standing)
         await release(connection, alone)
         await finish(connection, ended)
+        return written
 
     async def wake_snoozed(self) -> int:
         """Tell people's devices of snoozes that are over; how many."""

@@ -331,6 +331,7 @@ CREATE TABLE public.notifications (
     updated_at timestamp with time zone,
     local_time timestamp without time zone,
     batching json,
+    stands_for uuid[],
     CONSTRAINT notifications_audience_check CHECK ((audience = ANY (ARRAY['user'::text, 'users'::text, 'tenant'::text, 'topic'::text]))),
     CONSTRAINT notifications_check CHECK (((audience = 'user'::text) = (user_id IS NOT NULL))),
     CONSTRAINT notifications_check1 CHECK (((audience = 'users'::text) = (user_ids IS NOT NULL))),

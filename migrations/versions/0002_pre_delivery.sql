@@ -175,6 +175,8 @@ CREATE TABLE delivery_attempts (
 ALTER TABLE notifications ADD COLUMN local_time timestamp;
 -- Of one for named people: how what goes through a provider waits for more: key, seconds, is_sliding, limit.
 ALTER TABLE notifications ADD COLUMN batching json;
+-- Of one that goes out in the place of several: those.
+ALTER TABLE notifications ADD COLUMN stands_for uuid[];
 
 -- Deliveries to one person by one channel that wait for each other, while their window is open.
 CREATE TABLE delivery_batches (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,10 +13,14 @@ from uuid import UUID
 import pytest
 
 from core.clock import SystemClock
+from delivery.batching import SQL
 from delivery.draft import Batching, Users
+from delivery.facts import FactsReader
 from delivery.jobs import Jobs, JobsSettings
+from delivery.outbox import Claimed
 from tests.stores import Stores, open_stores
 from tests.submissions import TENANT_ID, person
+from tests.workers import VAULT
 
 WINDOW = timedelta(minutes=5)
 BUILD = Batching(key="build-512", window=WINDOW)
@@ -256,3 +261,114 @@ async def test_tenants_do_not_share_batches(stores: Stores, jobs: Jobs) -> None:
 
     assert TENANT_ID == "school"
     assert await due(stores) == [("ada", "Lint"), ("ada", "Tests")]
+
+
+async def said_now(stores: Stores) -> list[tuple[str, str, str]]:
+    """What a worker would say now in the place of several: title, message and status."""
+    rows = await stores.query(
+        "SELECT d.*, 'processing' AS was, false AS is_orphan, false AS was_unknown FROM notification_deliveries d"
+        " JOIN notifications n ON n.tenant_id = d.tenant_id AND n.id = d.notification_id"
+        " WHERE n.stands_for IS NOT NULL ORDER BY n.id"
+    )
+    names = [one.name for one in fields(Claimed)]
+    facts = await FactsReader(stores.database, VAULT, ["email"]).gather(
+        [Claimed(**{name: row[name] for name in names}) for row in rows]
+    )
+    return [(one.content.title, one.content.message, one.status) for one in facts if one.content is not None]
+
+
+async def test_what_is_recalled_while_the_one_message_waits_is_not_said(stores: Stores, jobs: Jobs) -> None:
+    lint, tests, deploy = [await send(stores, title) for title in ("Lint", "Tests", "Deploy")]
+    await pass_(stores)
+    await jobs.close_batches()
+    recall = "UPDATE notifications SET status = 'recalled' WHERE id = $1"
+
+    await stores.query(recall, tests)
+    assert await said_now(stores) == [
+        ("Deploy (+1)", "• Lint: Lint has news.\n• Deploy: Deploy has news.", "published")
+    ]
+    await stores.query("UPDATE notifications SET expires_at = now() WHERE id = $1", deploy)
+    assert await said_now(stores) == [("Lint", "Lint has news.", "published")]
+    await stores.query(recall, lint)
+    assert [status for _, _, status in await said_now(stores)] == ["recalled"]
+
+
+async def test_closing_waits_for_nobody_and_what_others_have_in_hand_is_late_and_not_lost(
+    stores: Stores, jobs: Jobs
+) -> None:
+    for title in ("Lint", "Tests", "Deploy"):
+        await send(stores, title)
+    await pass_(stores)
+    async with stores.database.transaction() as connection:
+        await connection.execute(
+            "UPDATE notification_deliveries SET updated_at = now() WHERE notification_id IN"
+            " (SELECT id FROM notifications WHERE title = 'Tests')"
+        )
+        assert await jobs.close_batches() == 1, "a create that replaces one of them holds its delivery"
+
+    rows = {row["title"]: row["state"] for row in await deliveries(stores)}
+    assert rows == {"Lint": "cancelled", "Tests": "deferred", "Deploy": "cancelled", "Deploy (+1)": "queued"}
+
+
+async def test_what_was_attempted_already_is_not_taken_back_into_a_batch(stores: Stores, jobs: Jobs) -> None:
+    for title in ("Lint", "Tests", "Deploy"):
+        await send(stores, title)
+    await stores.query(
+        "UPDATE notification_deliveries SET attempt = 1 WHERE notification_id IN"
+        " (SELECT id FROM notifications WHERE title = 'Tests')"
+    )
+    await pass_(stores)
+
+    await jobs.close_batches()
+
+    assert await due(stores) == [("ada", "Deploy (+1)")]
+
+
+async def test_the_one_message_lives_as_long_as_the_longest_and_leads_where_all_lead(
+    stores: Stores, jobs: Jobs
+) -> None:
+    soon, late = datetime.now(UTC) + timedelta(hours=1), datetime.now(UTC) + timedelta(hours=2)
+    for key, ends, links in (
+        ("a", (soon, late), ("/x", "/x")),
+        ("b", (soon, None), ("/x", "/y")),
+    ):
+        for title, end, link in zip(("Lint", "Tests"), ends, links, strict=True):
+            await send(stores, title, Batching(key=key, window=WINDOW), expires_at=end, action_url=link)
+    await pass_(stores)
+
+    await jobs.close_batches()
+
+    rows = await stores.query(
+        "SELECT group_key, expires_at, action_url FROM notifications WHERE stands_for IS NOT NULL ORDER BY 1"
+    )
+    assert [tuple(row) for row in rows] == [("a", late, "/x"), ("b", None, None)]
+
+
+async def test_the_widest_batch_there_can_be_goes_out_as_one(stores: Stores, jobs: Jobs) -> None:
+    for number in range(100):
+        title, message = f"{number} " + "😀" * 250, "😀" * 1900
+        await send(stores, title, Batching(key="k", window=WINDOW, limit=100), message=message)
+
+    await jobs.close_batches()
+
+    [(_, title)] = await due(stores)
+    assert title.endswith(" (+99)")
+
+
+async def test_what_a_batch_costs_to_close_does_not_grow_with_what_is_held_elsewhere(stores: Stores) -> None:
+    """The planner believes that nothing is held: it has not looked since."""
+    await stores.query("ANALYZE notification_deliveries")
+    for user in range(40):
+        await send(stores, "Lint", to=f"u{user}")
+        await send(stores, "Tests", to=f"u{user}")
+    batches = await stores.query("SELECT tenant_id, id FROM delivery_batches LIMIT 20")
+    plan = await stores.query(
+        "EXPLAIN (ANALYZE, FORMAT JSON) " + SQL["lock"],
+        [row["tenant_id"] for row in batches],
+        [row["id"] for row in batches],
+    )
+
+    text = plan[0][0]
+    assert "idx_notification_deliveries_batch" in text
+    assert "Seq Scan" not in text
+    assert "Rows Removed by Join Filter" not in text
