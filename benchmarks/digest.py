@@ -166,10 +166,10 @@ async def all_at_once(dsn: str, people: int, count: int, folder: Path) -> Result
     await subscribe(connection, 1, people, "now() + interval '1 day'")
     half, is_killed = 0.0, False
     with schedulers(dsn, count, folder) as running:
-        began = time.monotonic()
         await connection.execute(
             "UPDATE digest_subscriptions SET next_run_at = now() - random() * interval '1 minute'"
         )
+        began = time.monotonic()  # nobody can see them as due before that is committed
         while (done := await connection.fetchval("SELECT count(*) FROM digest_runs")) < people:
             took = time.monotonic() - began
             if not is_killed and done > people / 3:
