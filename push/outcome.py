@@ -24,6 +24,9 @@ Service = Literal["fcm", "mozilla", "apple", "windows", "other"]
 #: The longest that a push service is believed to ask for.
 LONGEST_WAIT = timedelta(hours=1)
 
+#: A date has 29 (RFC 9110 §5.6.7), and not many more in the form of before.
+_DATE_MAX_CHARACTERS = 64
+
 #: Words by which a push service says what it refuses (Apple's `reason`, FCM's text), and what they mean.
 _CLUES = (
     (b"VapidPkHashMismatch", "it was made with another VAPID key"),
@@ -126,8 +129,10 @@ def retry_after(answer: Answer, now: datetime) -> timedelta | None:
 
 
 def _date(text: str) -> datetime | None:
+    if len(text) > _DATE_MAX_CHARACTERS:
+        return None
     try:
         read = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # the last for numbers that no clock shows
         return None
     return read if read.tzinfo is not None else read.replace(tzinfo=UTC)

@@ -10,7 +10,7 @@ fits even then not is fetched by the worker (X-25, X-27).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -100,7 +100,7 @@ def build(push: Push, budget: int = MAX_PLAINTEXT) -> bytes:
 
     Trimmed in this order: the image, what is said twice for other workers, icon and badge, all but the first button,
     all buttons, ids that were read, the end of the text. If that is not enough, it says no more than that there is
-    something, and the worker fetches the rest.
+    something, and the worker fetches the rest; then goes the title, too, and where it leads without a worker.
     """
     said = _said(push)
     for trim in _TRIMS:
@@ -108,12 +108,17 @@ def build(push: Push, budget: int = MAX_PLAINTEXT) -> bytes:
             break
         trim(said)
     encoded = _ENCODER.encode(said)
-    if len(encoded) > budget:
-        cut = _shortened(said, len(encoded) - budget)
-        encoded = _ENCODER.encode(_spilled(push) if cut is None else cut)
-    if len(encoded) > budget:
-        raise ValueError(f"a payload does not fit into {budget} bytes")
-    return encoded
+    if len(encoded) <= budget:
+        return encoded
+    cut = _shortened(said, len(encoded) - budget)
+    if cut is not None:
+        return _ENCODER.encode(cut)
+    untitled = replace(push, title=words(push.locale)[0])
+    for less in (push, untitled, replace(untitled, home="/")):
+        encoded = _ENCODER.encode(_spilled(less))
+        if len(encoded) <= budget:
+            return encoded
+    raise ValueError(f"a payload does not fit into {budget} bytes")
 
 
 def whole(push: Push) -> Mapping[str, Any]:

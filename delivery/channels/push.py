@@ -8,11 +8,14 @@ before our own record is not lost.
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Generic, Protocol, TypeVar
 from uuid import UUID
+
+import structlog
 
 from core.clock import Clock
 from core.errors import ServiceError
@@ -26,6 +29,8 @@ from push.payload import Action, Push, build
 from push.request import topic, ttl, urgency
 from push.store import Ended, Heard, Result, Subscriptions, Waiting
 from push.subscription import Subscription
+
+log = structlog.stdlib.get_logger("delivery.channels.push")
 
 NAME = "web_push"
 
@@ -166,6 +171,17 @@ class PushProvider:
         for one, result in zip(subscriptions, ended, strict=True):
             if isinstance(result, asyncio.CancelledError):
                 result = late
+            elif isinstance(result, Exception):
+                # A fault of ours in one browser must not undo what is known of the others.
+                where = "".join(traceback.format_tb(result.__traceback__))
+                log.error(
+                    "push_raised",
+                    delivery_id=str(message.delivery_id),
+                    subscription_id=str(one.id),
+                    error=type(result).__name__,  # its words may hold what was sent
+                    where=where,
+                )
+                result = PushResult(kind="retry", reason="a fault of this installation; the log has it")
             elif isinstance(result, BaseException):
                 raise result
             results.append((one, result))

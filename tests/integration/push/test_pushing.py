@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
+import structlog
 
 from app.api.services import ApiSettings
 from app.api.throttle import Throttle
@@ -22,8 +23,11 @@ from core.errors import ServiceError
 from core.identity import Identity
 from delivery.conclusion import RetrySettings
 from push.keys import PushSettings, VapidKey
+from push.outcome import PushResult
 from push.payload import words
+from push.sender import PushSender
 from push.store import SQL, Subscriptions
+from push.subscription import Subscription
 from tests.api import TENANT, Edge, admin, person, serving
 from tests.providers.push_service import Device, PushService, Say, Silence
 from tests.workers import Seen, a_worker, channel
@@ -541,6 +545,33 @@ async def test_a_message_that_is_too_large_for_one_service_is_sent_smaller(town:
     [said] = browser.device.pushes
     assert len(said.text) <= 2000
     assert (await town.delivery())["state"] == "sent"
+
+
+async def test_a_fault_in_one_browser_undoes_nothing_that_the_others_have_said(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+):
+    well, odd, gone = [await town.subscribe() for _ in range(3)]
+    gone.device.is_gone = True
+    send = PushSender.send
+
+    async def failing(self: PushSender, subscription: Subscription, *said: Any, **more: Any) -> PushResult:
+        if str(subscription.id) == odd.id:
+            raise RuntimeError(f"something about {subscription.endpoint}")
+        return await send(self, subscription, *said, **more)
+
+    monkeypatch.setattr(PushSender, "send", failing)
+    with structlog.testing.capture_logs() as logs:
+        await town.push()
+    await town.due_now()
+    monkeypatch.undo()
+    await town.work()
+
+    assert (len(well.told), len(odd.told)) == (1, 1)
+    assert {str(row["id"]): row["ended_because"] for row in await town.rows()}[gone.id] == "gone"
+    assert (await town.delivery())["state"] == "sent"
+    [raised] = [entry for entry in logs if entry["event"] == "push_raised"]
+    assert (raised["subscription_id"], raised["error"]) == (odd.id, "RuntimeError")
+    assert odd.device.token not in str(raised)
 
 
 async def test_headers_follow_from_priority_and_what_replaces_what(town: Town):

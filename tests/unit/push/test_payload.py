@@ -172,15 +172,28 @@ def test_a_link_that_fills_the_room_is_fetched_whatever_the_text(text: str):
     url=st.none() | st.text("abc/%", max_size=2000).map(lambda path: "/" + path),
     privacy=st.sampled_from(["full", "title_only", "private"]),
     reads=st.integers(0, 10),
+    home=st.just("/") | st.integers(0, 4000).map(lambda count: "https://school.example/" + "a" * count),
 )
-def test_whatever_it_says_it_fits(title: str, text: str, url: str | None, privacy: Any, reads: int):
-    push = a_push(title=title, text=text, url=url, privacy=privacy, reads=[READ] * reads)
+def test_whatever_it_says_it_fits(
+    title: str, text: str, url: str | None, privacy: Any, reads: int, home: str
+):
+    push = a_push(title=title, text=text, url=url, privacy=privacy, reads=[READ] * reads, home=home)
 
     for budget in (MAX_PLAINTEXT, 2000):
         encoded = build(push, budget)
         assert len(encoded) <= budget
         assert json.loads(encoded)["notification"]["navigate"]
     assert whole(push)["body"] == text
+
+
+def test_a_site_with_a_long_address_keeps_what_it_can_of_a_push_that_is_fetched():
+    site, long = "https://school.example/", {"title": "ü" * 250, "url": "/" + "p" * 2000}
+    near, far, farther = (told(a_push(home=site + "a" * count, **long), 2000) for count in (200, 700, 2000))
+
+    assert (near["title"][:9], near["notification"]["navigate"]) == ("ü" * 9, site + "a" * 200)
+    assert (far["title"], far["notification"]["navigate"]) == (WORDS["en"][0], site + "a" * 700)
+    assert (farther["title"], farther["notification"]["navigate"]) == (WORDS["en"][0], "/")
+    assert farther["fetch"] == {"id": str(ID), "token": "f" * 130, "when": "shown"}
 
 
 @given(st.text(max_size=200), st.integers(-5, 300))
