@@ -38,6 +38,7 @@ from core.database import Database, open_database
 from core.identity import Identity, Verifier
 from core.keys import Key, KeySet
 from core.locale import TZDATA
+from core.plugins import GROUP
 from core.revocation import Revocations
 from core.vault import SealBroken, Vault, read_keys
 from delivery.accounts_store import Accounts
@@ -52,6 +53,7 @@ from delivery.hooks import hooks
 from delivery.inbox import PostgresInbox
 from delivery.ingest import Ingest
 from delivery.jobs import Jobs
+from delivery.plugins import BadPlugin
 from delivery.receipts import Receipt
 from delivery.receipts_store import Receipts
 from delivery.recipients_store import RecipientSettings
@@ -366,7 +368,7 @@ async def open_channels(
     """
     The channels of this process.
 
-    Raises BadSetting for a sandbox on a database of a production.
+    Raises BadSetting for a sandbox on a database of a production, and for a plugin that makes no providers.
     """
     receipts = Receipts(database, clock, settings.retries.fallbacks(), wake, events)
 
@@ -382,7 +384,10 @@ async def open_channels(
         )
         await receipts.record([receipt])
 
-    opened = channels(settings.ways, http, clock, report, push=push)
+    try:
+        opened = channels(settings.ways, http, clock, report, push=push)
+    except BadPlugin as error:
+        raise BadSetting(GROUP, str(error)) from error
     stack.push_async_callback(close, opened)
     sandbox = settings.sandbox.is_on
     if not await may_start(database, sandbox=sandbox, production=settings.production):

@@ -24,7 +24,7 @@ from babel.dates import get_day_names
 
 from core.errors import Fault, ServiceError
 from core.notification import DELIVERY_CHANNELS
-from digest.subscription import MAX_TIMES, Frequency, Wanted
+from digest.subscription import DEFAULT_CHANNELS, MAX_TIMES, Frequency, Wanted
 
 #: What a form says besides its fields, so that nothing else that is posted here is taken for one.
 MARK = ("form", "preferences")
@@ -129,8 +129,11 @@ def wishes(form: Form, before: Wanted) -> Wanted:
         faults.append(Fault("frequency", f"must be among {', '.join(FREQUENCIES)}"))
     if form.weekly_day not in tuple("0123456"):
         faults.append(Fault("weekly_day", "must be 0 (Monday) to 6"))
-    hidden = tuple(one for one in before.channels if one not in _shown_channels(before.channels))
+    there = [one for one in before.channels if one in DELIVERY_CHANNELS]  # a plugin's may be gone
+    hidden = tuple(one for one in there if one not in _shown_channels(before.channels))
     channels = (*form.channels, *hidden)
+    if not channels and not form.is_enabled:  # it was by what is gone alone, and is to end
+        channels = DEFAULT_CHANNELS
     if not channels or not set(channels) <= set(DELIVERY_CHANNELS):
         faults.append(Fault("channels", f"must be some of {', '.join(DELIVERY_CHANNELS)}"))
     if faults or frequency is None:

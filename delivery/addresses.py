@@ -14,14 +14,11 @@ import idna
 import phonenumbers
 from phonenumbers import NumberParseException, PhoneNumberFormat, PhoneNumberType
 
-from delivery.channel import PROVIDER_CHANNELS
-from delivery.plugins import plugin
+from delivery.channel import MAX_ADDRESS, PROVIDER_CHANNELS
+from delivery.plugins import hinted, normalised, plugin
 
 #: The channels that reach people at an address of theirs.
 ADDRESS_CHANNELS = tuple(name for name in PROVIDER_CHANNELS if name != "push")
-
-#: No address is longer than the longest URL that is taken.
-MAX_ADDRESS = 2048
 
 #: RFC 5321 section 4.5.3.1: the part before the @, the domain, and the two with the @ in a path without its brackets.
 _MAX_LOCAL, _MAX_DOMAIN, _MAX_EMAIL = 64, 255, 254
@@ -66,7 +63,7 @@ def normalise(channel: str, text: str, region: str | None = None, *, plain_http:
         case "webhook":
             return _webhook(text, plain_http)
     if (theirs := plugin(channel)) is not None:
-        return theirs.normalise(text)
+        return normalised(theirs, text)
     raise ValueError(f"must be an address of {', '.join(ADDRESS_CHANNELS)}")
 
 
@@ -85,7 +82,7 @@ def hint(channel: str, value: str) -> str:
             url = urlsplit(value)
             return f"{url.scheme}://{url.netloc}"
     theirs = plugin(channel)
-    return "***" if theirs is None else theirs.hint(value)
+    return "***" if theirs is None else hinted(theirs, value)
 
 
 def mask_phone(number: str) -> str:

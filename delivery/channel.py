@@ -30,6 +30,9 @@ UNKNOWN: Mapping[str, UnknownPolicy] = {
     "webhook": "repeat",
 }
 
+#: No address is longer than the longest URL that is taken.
+MAX_ADDRESS = 2048
+
 #: The channels that need a provider, by their stored names.
 PROVIDER_CHANNELS = tuple(name for name in DELIVERY_CHANNELS if name not in SHOWN)
 

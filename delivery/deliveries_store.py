@@ -24,6 +24,7 @@ from core.sql import load
 from core.vault import Vault
 from delivery import audit_store
 from delivery.audit_store import Entry, actor_of
+from delivery.channel import PROVIDER_CHANNELS
 from delivery.mail import header_faults
 from delivery.outbox import reach
 
@@ -379,7 +380,7 @@ async def _one(connection: Connection, tenant_id: str, delivery_id: UUID) -> dic
     row = await connection.fetchrow(SQL["one"], tenant_id, delivery_id)
     if row is None:
         raise not_found("delivery")
-    return dict(row)
+    return _told(row)
 
 
 async def _page(
@@ -387,8 +388,16 @@ async def _page(
 ) -> Page:
     """The rows, and where to go on: behind the last of them, or behind the last that was looked at."""
     if len(rows) == limit:
-        return Page([dict(row) for row in rows], rows[-1]["id"])
-    return Page([dict(row) for row in rows], await connection.fetchval(end, *scan))
+        return Page([_told(row) for row in rows], rows[-1]["id"])
+    return Page([_told(row) for row in rows], await connection.fetchval(end, *scan))
+
+
+def _told(row: asyncpg.Record) -> dict[str, Any]:
+    """A delivery as it is shown: one by a channel whose plugin is gone waits until it is back."""
+    told = dict(row)
+    if row["channel"] not in PROVIDER_CHANNELS and row["finished_at"] is None:
+        told["reason"] = "the channel is not installed"
+    return told
 
 
 async def _attempts(

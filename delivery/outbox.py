@@ -18,7 +18,7 @@ import asyncpg
 
 from core.database import Connection, Database
 from core.ids import uuid7
-from core.notification import RANKS, Content
+from core.notification import RANKS, SHOWN, Content
 from core.sql import load
 from delivery.batching import Held, hold
 from delivery.channel import PROVIDER_CHANNELS
@@ -166,7 +166,7 @@ async def enqueue(connection: Connection, outgoing: Sequence[Outgoing]) -> None:
     broadcasts: list[tuple[object, ...]] = []
     for one in outgoing:
         content = one.content
-        channels = [channel for channel in content.channels if channel in PROVIDED]
+        channels = [channel for channel in content.channels if channel not in SHOWN]
         if not channels:
             continue
         if isinstance(one.audience, Users):

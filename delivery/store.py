@@ -13,11 +13,11 @@ import msgspec
 from core.database import Connection, Database
 from core.errors import ServiceError, invalid, not_found
 from core.identity import Identity
-from core.notification import RANKS, Content, Priority
+from core.notification import DEFAULT_CHANNELS, DELIVERY_CHANNELS, RANKS, Content, Priority
 from core.sql import load
 from delivery.draft import Audience, Submission
 from delivery.outbox import cancel
-from delivery.publication import audience, audience_keys, recalled
+from delivery.publication import audience, audience_keys, batching, recalled
 from hub import frames
 from hub.history import Draft, Entry
 from hub.history_postgres import Columns, append, content
@@ -200,12 +200,15 @@ def _changed(row: Columns, changes: Mapping[str, Any]) -> Submission:
     if said["priority"] not in RANKS:
         raise invalid("priority", f"must be among {', '.join(RANKS)}")
     said["priority"] = Priority(said["priority"])
+    channels = tuple(one for one in row["channels"] if one in DELIVERY_CHANNELS)  # a plugin's may be gone
     return Submission(
         tenant_id=row["tenant_id"],
         audience=audience(row),
         notification_type=row["notification_type"],
-        channels=tuple(row["channels"]),
+        channels=channels or DEFAULT_CHANNELS,
         collapse_key=row["collapse_key"],
+        batching=batching(row),
+        local_time=row["local_time"] if said["scheduled_for"] == row["scheduled_for"] else None,
         **said,
     )
 

@@ -3,7 +3,7 @@
 --   $1 tenant id text, $2 notification id uuid
 SELECT tenant_id, id, audience, user_id, user_ids, topic, status, title, message, notification_type, priority, channels,
        action_url, metadata, collapse_key, group_key, created_by, created_at, scheduled_for, published_at, expires_at,
-       updated_at, local_time
+       updated_at, local_time, batching
 FROM notifications
 WHERE tenant_id = $1 AND id = $2
 

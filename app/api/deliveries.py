@@ -9,7 +9,17 @@ from uuid import UUID
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 from starlette.responses import Response
 
-from app.api.models import Answer, Body, Moment, Parameters, ProviderChannel, UserId, Whole, unique
+from app.api.models import (
+    Answer,
+    Body,
+    Moment,
+    Parameters,
+    ProviderChannel,
+    StoredChannel,
+    UserId,
+    Whole,
+    unique,
+)
 from app.api.operation import Call, Operation, answer
 from app.api.reading import query, read
 from app.api.submission import Message, Title
@@ -62,7 +72,7 @@ class DeliveryAnswer(Answer):
     notification_id: UUID
     user_id: str | None
     endpoint_id: UUID | None = Field(description="Of an event: whom it is told.")
-    channel: ProviderChannel
+    channel: StoredChannel
     lane: int = Field(description="0 goes first; 4: campaigns.")
     state: State
     attempt: int = Field(description="How often a worker has taken it up.")
@@ -170,7 +180,7 @@ class NotificationDeliveries(Answer):
 class DeadCount(Answer):
     """How many ended so."""
 
-    channel: ProviderChannel
+    channel: StoredChannel
     state: Literal["failed", "undelivered"]
     code: str | None
     count: int

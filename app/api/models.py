@@ -146,6 +146,9 @@ DeliveryChannel: TypeAlias = Annotated[str, *_among(DELIVERY_CHANNELS)]
 ProviderChannel: TypeAlias = Annotated[str, *_among(PROVIDER_CHANNELS)]
 AddressChannel: TypeAlias = Annotated[str, *_among(ADDRESS_CHANNELS)]
 
+#: A channel as it stands somewhere, whether it is installed now or was once.
+StoredChannel: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{1,31}$")]
+
 #: A key of the producer's own: what replaces what, what belongs together.
 OwnKey: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 from pydantic.config import JsonDict
@@ -22,6 +23,7 @@ from delivery.preferences_store import StoredOptOut, Wishes
 
 #: A channel that needs a provider; `*` is every one.
 AnyChannel = Annotated[str, StringConstraints(pattern=rf"^(\*|{'|'.join(PROVIDER_CHANNELS)})$")]
+StoredAnyChannel = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z][a-z0-9_]{1,31})$")]
 AnyType = Annotated[str, StringConstraints(pattern=rf"^(\*|{TYPE_PATTERN[1:-1]})$")]
 Scope = Literal["all", "channel", "topic", "type", "channel_type"]
 
@@ -39,6 +41,7 @@ Matrix = Annotated[
 ]
 
 _TYPE = re.compile(TYPE_PATTERN[:-1] + r"\Z")
+_CHANNEL = re.compile(r"[a-z][a-z0-9_]{1,31}")
 
 
 class PersonQuery(Parameters):
@@ -68,9 +71,9 @@ class PreferencesAnswer(Answer):
     """
 
     user_id: str
-    matrix: dict[str, dict[AnyChannel, bool]]
-    tenant: dict[str, dict[AnyChannel, bool]]
-    effective: dict[str, dict[AnyChannel, Effective]] = Field(
+    matrix: dict[str, dict[StoredAnyChannel, bool]]
+    tenant: dict[str, dict[StoredAnyChannel, bool]]
+    effective: dict[str, dict[StoredAnyChannel, Effective]] = Field(
         description="For every type that is named anywhere; `*` is any other type."
     )
 
@@ -78,17 +81,20 @@ class PreferencesAnswer(Answer):
 class TenantPreferences(Answer):
     """What holds for everybody who has set nothing else."""
 
-    matrix: dict[str, dict[AnyChannel, bool]]
+    matrix: dict[str, dict[StoredAnyChannel, bool]]
 
 
 class _OptOut:
     """What `value` must be follows from `scope`."""
 
+    #: What may be named; None: any name, since what is not installed any more can still be lifted.
+    channels: ClassVar[Collection[str] | None] = PROVIDER_CHANNELS
+
     @field_validator("value")
     @classmethod
     def _fits(cls, value: str, info: ValidationInfo) -> str:
         scope = info.data.get("scope")
-        if scope is not None and (fault := _fault(scope, value)) is not None:
+        if scope is not None and (fault := _fault(scope, value, cls.channels)) is not None:
             raise ValueError(fault)
         return value
 
@@ -110,6 +116,8 @@ class NewOptOut(_OptOut, Body):
 
 class OptOutQuery(_OptOut, Parameters):
     """Which opt-out of whom."""
+
+    channels: ClassVar[Collection[str] | None] = None
 
     user_id: UserId | None = Field(default=None, description="The caller, where it is absent.")
     scope: Scope
@@ -288,23 +296,27 @@ def whose(call: Call, user_id: str | None) -> str:
     return user_id
 
 
-def _fault(scope: str, value: str) -> str | None:
+def _fault(scope: str, value: str, channels: Collection[str] | None) -> str | None:
     """What is wrong with the value of an opt-out."""
     match scope:
         case "all":
             return None if value == "" else "must be empty: the scope is all"
         case "channel":
-            return None if value in PROVIDER_CHANNELS else f"must be among {', '.join(PROVIDER_CHANNELS)}"
+            return None if _may_name(value, channels) else f"must be among {', '.join(PROVIDER_CHANNELS)}"
         case "topic":
             return None if is_topic(value) else "must be a topic"
         case "type":
             return None if _TYPE.match(value) else "must be a notification type"
         case _:
             channel, _, kind = value.partition(":")
-            is_one = channel in PROVIDER_CHANNELS and _TYPE.match(kind)
+            is_one = _may_name(channel, channels) and _TYPE.match(kind)
             return (
                 None if is_one else f"must be channel:type, the channel among {', '.join(PROVIDER_CHANNELS)}"
             )
+
+
+def _may_name(channel: str, channels: Collection[str] | None) -> bool:
+    return bool(_CHANNEL.fullmatch(channel)) if channels is None else channel in channels
 
 
 def _shown(user_id: str, wishes: Wishes) -> PreferencesAnswer:

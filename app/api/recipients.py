@@ -20,7 +20,7 @@ from pydantic import (
 from starlette.responses import Response
 
 from app.api.auth import InsufficientScope
-from app.api.models import AddressChannel, Answer, Body, Parameters, Whole
+from app.api.models import AddressChannel, Answer, Body, Parameters, StoredChannel, Whole
 from app.api.operation import Call, Operation, answer, nothing
 from app.api.problems import refused
 from app.api.reading import query, read
@@ -28,8 +28,9 @@ from core.errors import Fault, invalid, not_found
 from core.identity import is_user_id
 from core.keys import decode_base64url, encode_base64url
 from core.locale import is_language_tag, is_timezone
-from delivery.addresses import MAX_ADDRESS, normalise
+from delivery.addresses import normalise
 from delivery.audit_store import actor_of
+from delivery.channel import MAX_ADDRESS
 from delivery.recipients_store import Introduction, Recipient, RecipientAddress
 
 MAX_PREFERENCES_BYTES = 16 * 1024
@@ -137,7 +138,7 @@ class PersonAddress(Answer):
     """An address. Its value is never shown."""
 
     id: str = Field(json_schema_extra={"format": "uuid"})
-    channel: AddressChannel
+    channel: StoredChannel
     hint: str = Field(description="The address, masked.")
     is_primary: bool
     verified_at: datetime | None

@@ -17,7 +17,7 @@ from delivery.channels.sms import SmsSettings
 from delivery.channels.telegram import TelegramSettings
 from delivery.channels.webhook import WebhookSettings
 from delivery.channels.whatsapp import WhatsAppSettings
-from delivery.plugins import plugin
+from delivery.plugins import plugin, providers_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,8 @@ def channels(
 
     report: told what becomes of what the simulator took. push: it alone keeps browsers of its own, so it is made
     where the database is.
+
+    Raises BadPlugin.
     """
     found: dict[str, Sequence[Provider]] = {
         "push": () if push is None else (push,),
@@ -60,7 +62,7 @@ def channels(
     unknown = dict(UNKNOWN)
     for name, given in settings.plugins.items():
         if (theirs := plugin(name)) is not None:
-            found[name], unknown[name] = theirs.providers(given, http), theirs.unknown
+            found[name], unknown[name] = providers_of(name, given, http), theirs.unknown
     for name in settings.simulator.channels:
         found[name] = (Simulator(settings.simulator, name, clock, report),)
     return {

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from tests.acceptance.test_five_channels import settled
-from tests.process import ROOT, SECRET, Node, ServiceProcess, StartRefused, admin, nodes, service
+from tests.process import ROOT, SECRET, Node, ServiceProcess, StartRefused, admin, nodes, service, token
 from tests.providers.server import ProviderServer, Received
 
 PAGE = ROOT / "docs" / "channels.md"
@@ -80,6 +83,50 @@ async def test_without_its_settings_it_is_not_configured(database: str, tmp_path
         health = (await node.ask("GET", "/api/v1/channels", as_=admin())).json()["channels"]
 
         assert {one["name"]: one["is_configured"] for one in health}["pager"] is False
+
+
+async def test_what_a_plugin_leaves_behind_waits_for_it_and_is_in_nobodys_way(
+    database: str, pagers: Pagers, tmp_path: Path
+) -> None:
+    package = installed(tmp_path)
+    async with nodes(database, PYTHONPATH=package) as [node]:  # without PAGER_URL: nothing goes out
+        await node.ask("PUT", "/api/v1/recipients/ada", {"email": "ada@example.test"}, as_=admin())
+        assert await reach(node, NUMBER) == 201
+        digest = {"is_enabled": True, "timezone": "UTC", "delivery_time": "07:30", "channels": ["pager"]}
+        await node.ask("PUT", "/api/v1/digest/subscription", digest, as_=token("ada"))
+        rule = {"matrix": {"*": {"pager": True}}}
+        assert (await node.ask("PUT", "/api/v1/preferences", rule, as_=token("ada"))).status_code == 200
+        off = {"scope": "channel", "value": "pager"}
+        await node.ask("POST", "/api/v1/preferences/opt-outs", off, as_=token("ada"))
+        later = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
+        sent = await node.notify("Fire", user_id="ada", channels=["pager", "in_app"], scheduled_for=later)
+        assert sent.status_code == 201, sent.text
+        notification_id = sent.json()["id"]
+    async with nodes(database) as [node]:
+        person = await node.ask("GET", "/api/v1/recipients/ada", as_=service())
+        assert [one["channel"] for one in person.json()["addresses"]] == ["pager"]
+        preferences = await node.ask("GET", "/api/v1/preferences", as_=token("ada"))
+        assert preferences.json()["matrix"] == {"*": {"pager": True}}
+        deliveries: list[dict[str, Any]] = []
+        async with asyncio.timeout(20):
+            while not deliveries:
+                path = f"/api/v1/notifications/{notification_id}/deliveries"
+                deliveries = (await node.ask("GET", path, as_=admin())).json()["deliveries"]
+                await asyncio.sleep(0.05)  # another process: there is no event to await
+        [waiting] = deliveries
+        assert (waiting["state"], waiting["reason"]) == ("queued", "the channel is not installed")
+        said = {"message": "It is out."}
+        changed = await node.ask("PATCH", f"/api/v1/notifications/{notification_id}", said, as_=service())
+        assert changed.status_code == 200, changed.text
+        lift = "/api/v1/preferences/opt-outs?scope=channel&value=pager"
+        assert (await node.ask("DELETE", lift, as_=token("ada"))).status_code == 204
+        found = await node.ask("GET", "/api/v1/digest/subscription", as_=token("ada"))
+        assert found.json()["channels"] == ["pager"]
+    async with nodes(
+        database, PYTHONPATH=package, PAGER_URL=f"{pagers.url}/page", DELIVERY_RETRY_BASE="0.05"
+    ) as [node]:
+        ended = await settled(node, notification_id, 1)
+        assert ended["pager"]["state"] == "sent"
 
 
 @pytest.mark.parametrize(

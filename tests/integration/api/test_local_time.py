@@ -70,6 +70,9 @@ async def test_for_everybody_it_goes_where_everybody_has_a_moment_of_their_own(e
     found = (await client.get(f"/api/v1/notifications/{made['id']}")).json()
     assert (found["status"], found["scheduled_local"]) == ("scheduled", f"{DAY}T09:00:00")
     assert found["scheduled_for"] == f"{DAY - timedelta(days=1)}T19:00:00Z"
+    early = {"expires_at": f"{DAY}T09:30:00Z"}
+    refused = await client.patch(f"/api/v1/notifications/{made['id']}", json=early)
+    assert refused.status_code == 422, "some clocks show it later"
     moved = f"{DAY}T08:00:00Z"
     changed = await client.patch(f"/api/v1/notifications/{made['id']}", json={"scheduled_for": moved})
     assert changed.json()["scheduled_local"] is None, "it is for one moment now"

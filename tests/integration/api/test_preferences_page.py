@@ -467,3 +467,18 @@ def test_a_link_that_no_mail_can_hold_is_left_out() -> None:
     assert url is not None
     assert read_token(vault, url.rpartition("/")[2]) == longest
     assert preferences_url("https://notify.example.org/", vault, widest) is None
+
+
+async def test_who_had_the_digest_by_a_channel_that_is_gone_can_still_leave_by_the_page(known: Edge) -> None:
+    path = await link(known)
+    await send(known, path, {"is_enabled": ["1"], "channel": ["email"]})
+    await known.rows("UPDATE digest_subscriptions SET channels = '{pager}'")
+
+    refused = await send(known, path, {"channel": None})
+    assert refused.status_code == 422, "it would go nowhere"
+    assert (await send(known, path, {"is_enabled": None, "channel": None, "mail_on": None})).status_code == 200
+
+    assert (await settings(known))["is_enabled"] is False
+    assert ("channel", "email") in await opt_outs(known)
+    assert (await send(known, path, {"is_enabled": ["1"], "channel": ["email"]})).status_code == 200
+    assert (await settings(known))["channels"] == ["email"]
