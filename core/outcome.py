@@ -51,7 +51,8 @@ class Retry(_Ended):
     had enough of the whole account, not of this message: nobody sends through it until `after` is over.
     elsewhere: the trouble is one receiver's of many, and says nothing about the account. partly: some of it was
     sent; when trying again has an end, it counts as sent. is_held_back: the receiver as a whole can not be sent to
-    for now, which is not counted against the message.
+    for now, which is not counted against the message. untried: some of the receivers had no turn this time, and will
+    when this is over, so that it does not end before.
     """
 
     name: ClassVar[str] = "retry"
@@ -60,6 +61,7 @@ class Retry(_Ended):
     elsewhere: bool = False
     partly: bool = False
     is_held_back: bool = False
+    untried: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,8 +101,13 @@ def conclude(
         case Retry() if outcome.is_held_back and not outcome.partly:
             if waited >= settings.give_up_after:
                 return _dead(outcome, f"could not be sent for too long; at last: {outcome.reason}")
-            longest = min(settings.retry_cap, max(settings.retry_base, waited / 2))  # ever more rarely
-            return _waits("queued", outcome, _jittered(longest, longest, 0, jitter, outcome.after))
+            return _waits("queued", outcome, _rarely(waited, settings, jitter, outcome.after))
+        case Retry() if (
+            outcome.untried is not None
+            and claimed.retries + 1 >= settings.attempts
+            and waited < settings.give_up_after
+        ):
+            return _waits("queued", outcome, _rarely(waited, settings, jitter, outcome.untried))
         case Retry():
             return _again(claimed, outcome, settings, jitter, outcome.after)
         case Defer() if outcome.throttled:
@@ -251,6 +256,12 @@ def _dead(
 def _dead_because(claimed: Claimed) -> str:
     """Why the address is paused, in a word."""
     return "bounced" if claimed.channel == "email" else "gone"
+
+
+def _rarely(waited: timedelta, settings: RetrySettings, jitter: float, after: timedelta | None) -> timedelta:
+    """Ever more rarely, the longer it has waited: of what is tried again for longer than attempts can be counted."""
+    longest = min(settings.retry_cap, max(settings.retry_base, waited / 2))
+    return _jittered(longest, longest, 0, jitter, after)
 
 
 def _jittered(

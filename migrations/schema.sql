@@ -397,6 +397,7 @@ CREATE TABLE public.push_sends (
     status smallint,
     unknowns smallint DEFAULT 0 NOT NULL,
     sent_at timestamp with time zone DEFAULT now() NOT NULL,
+    not_before timestamp with time zone,
     shown_at timestamp with time zone,
     clicked_at timestamp with time zone,
     closed_at timestamp with time zone,

@@ -93,11 +93,13 @@ class Waiting:
     """
     What a delivery has still to reach.
 
-    has_sent: some browser has it already. is_refused: for some browser it was refused for good, which is not asked
+    wait: until the first of those that have it not, and whose push services have asked for a pause, may be sent to; they
+    are not among the subscriptions. has_sent: some browser has it already. is_refused: for some browser it was refused for good, which is not asked
     again. is_shown, is_clicked: some browser has said so.
     """
 
     subscriptions: Sequence[Subscription]
+    wait: timedelta | None = None
     has_sent: bool = False
     is_refused: bool = False
     is_shown: bool = False
@@ -106,12 +108,16 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one push ended. delivery_id: None for a test. status: the push service's, HTTP."""
+    """
+    How one push ended. delivery_id: None for a test. status: the push service's, HTTP. retry_after: for how long it
+    has asked not to send to this browser.
+    """
 
     subscription: Subscription
     delivery_id: UUID | None
     ended: Ended
     status: int | None = None
+    retry_after: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +247,14 @@ class Subscriptions:
         async with self._database.connection() as connection:
             rows = await connection.fetch(SQL["waiting"], *_columns(deliveries))
         found: list[list[Subscription]] = [[] for _ in deliveries]
+        waits: list[timedelta | None] = [None for _ in deliveries]
         said: dict[int, asyncpg.Record] = {}
         for row in rows:
             place = row["place"] - 1
             said[place] = row
-            if row["id"] is not None:
+            if row["wait"] is not None:
+                waits[place] = min(waits[place] or row["wait"], row["wait"])
+            elif row["id"] is not None:
                 tenant_id, user_id, _ = deliveries[place]
                 one = self._open(tenant_id, user_id, row)
                 if one is not None:
@@ -253,6 +262,7 @@ class Subscriptions:
         return [
             Waiting(
                 subscriptions,
+                wait=waits[place],
                 has_sent=said[place]["has_sent"],
                 is_refused=said[place]["is_refused"],
                 is_shown=said[place]["is_shown"],
@@ -285,6 +295,7 @@ class Subscriptions:
                         one.ended,
                         one.status,
                         self._works(one.subscription, now),
+                        one.retry_after,
                     )
                     for one in ordered
                 ),

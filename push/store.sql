@@ -78,8 +78,9 @@ ORDER BY s.id;
 -- queued; and what browsers have said that were reached. Leans on idx_push_subscriptions_active and the primary keys of
 -- push_sends and notification_deliveries.
 --   $1 tenant ids text[], $2 user ids text[], $3 delivery ids uuid[]: of each delivery
--- Returns NULL for the id where no browser is left.
-SELECT d.place, r.has_sent, r.is_refused, r.is_shown, r.is_clicked, s.id, s.endpoint, s.origin, s.vapid_key_id
+-- Returns NULL for the id where no browser is left; wait: for how long its push service has asked not to send to that
+-- browser, NULL where it may be sent to now.
+SELECT d.place, r.has_sent, r.is_refused, r.is_shown, r.is_clicked, s.id, s.endpoint, s.origin, s.vapid_key_id, s.wait
 FROM unnest($1::text[], $2::text[], $3::uuid[]) WITH ORDINALITY AS d (tenant_id, user_id, delivery_id, place)
 LEFT JOIN LATERAL (
     SELECT n.queued_at FROM notification_deliveries n WHERE n.tenant_id = d.tenant_id AND n.id = d.delivery_id
@@ -91,13 +92,16 @@ CROSS JOIN LATERAL (
     FROM push_sends p
     WHERE p.tenant_id = d.tenant_id AND p.delivery_id = d.delivery_id) AS r
 LEFT JOIN LATERAL (
-    SELECT s.id, s.endpoint, s.origin, s.vapid_key_id FROM push_subscriptions s
+    SELECT s.id, s.endpoint, s.origin, s.vapid_key_id,
+           CASE WHEN p.not_before > now() AND p.sent_at >= q.queued_at THEN p.not_before - now() END AS wait
+    FROM push_subscriptions s
+    LEFT JOIN LATERAL (
+        SELECT p.outcome, p.sent_at, p.not_before FROM push_sends p
+        WHERE p.tenant_id = d.tenant_id AND p.delivery_id = d.delivery_id AND p.subscription_id = s.id
+        OFFSET 0) AS p ON true
     WHERE s.tenant_id = d.tenant_id AND s.user_id = d.user_id AND s.is_active
       AND (s.expires_at > now()) IS NOT FALSE
-      AND (SELECT p.outcome = 'sent' OR p.outcome IN ('refused', 'too_large') AND p.sent_at >= q.queued_at
-           FROM push_sends p
-           WHERE p.tenant_id = d.tenant_id AND p.delivery_id = d.delivery_id AND p.subscription_id = s.id)
-          IS NOT TRUE
+      AND (p.outcome = 'sent' OR p.outcome IN ('refused', 'too_large') AND p.sent_at >= q.queued_at) IS NOT TRUE
     ORDER BY s.id
     OFFSET 0) AS s ON true
 ORDER BY d.place, s.id;
@@ -107,21 +111,23 @@ ORDER BY d.place, s.id;
 -- when there were many in a row while the same service took messages for others of the same key: else it is our key or
 -- our clock that is wrong, and nobody's browser is forgotten for that. Rows are locked in one order.
 --   $1 tenant ids text[], $2 delivery ids uuid[] (NULL: of a test), $3 subscription ids uuid[], $4 outcomes text[],
---   $5 statuses smallint[], $6 whether the service has taken others of late boolean[], $7 refusals in a row that end
---   one int
+--   $5 statuses smallint[], $6 whether the service has taken others of late boolean[], $7 for how long the service has
+--   asked not to send to that browser interval[], $8 refusals in a row that end one int
 -- Returns, for each send that is kept, what its browser has said already.
 WITH done AS MATERIALIZED (
-    SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::smallint[], $6::boolean[])
-        AS done (tenant_id, delivery_id, subscription_id, outcome, status, service_works)),
+    SELECT * FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[], $5::smallint[], $6::boolean[], $7::interval[])
+        AS done (tenant_id, delivery_id, subscription_id, outcome, status, service_works, wait)),
 kept AS (
-    INSERT INTO push_sends AS p (tenant_id, delivery_id, subscription_id, outcome, status, unknowns)
-    SELECT o.tenant_id, o.delivery_id, o.subscription_id, o.outcome, o.status, (o.outcome = 'unknown')::int
+    INSERT INTO push_sends AS p (tenant_id, delivery_id, subscription_id, outcome, status, unknowns, not_before)
+    SELECT o.tenant_id, o.delivery_id, o.subscription_id, o.outcome, o.status, (o.outcome = 'unknown')::int,
+           now() + o.wait
     FROM done o
     WHERE EXISTS (SELECT FROM notification_deliveries d WHERE d.tenant_id = o.tenant_id AND d.id = o.delivery_id)
     ORDER BY o.tenant_id, o.delivery_id, o.subscription_id
     ON CONFLICT (tenant_id, delivery_id, subscription_id) DO UPDATE
     SET outcome = CASE WHEN p.outcome = 'sent' THEN 'sent' ELSE excluded.outcome END,
-        status = excluded.status, sent_at = excluded.sent_at, unknowns = p.unknowns + excluded.unknowns
+        status = excluded.status, sent_at = excluded.sent_at, unknowns = p.unknowns + excluded.unknowns,
+        not_before = excluded.not_before
     RETURNING p.tenant_id, p.delivery_id, p.subscription_id, p.outcome, p.shown_at, p.clicked_at),
 counted AS (
     SELECT o.tenant_id, o.subscription_id, bool_or(o.outcome = 'gone') AS is_gone, bool_or(o.outcome = 'sent') AS is_sent,
@@ -137,7 +143,7 @@ held AS MATERIALIZED (
     FOR UPDATE OF s),
 judged AS (
     SELECT h.*, CASE WHEN h.is_gone THEN 'gone'
-                     WHEN h.service_works AND NOT h.is_sent AND h.failures + h.refusals >= $7 THEN 'refused'
+                     WHEN h.service_works AND NOT h.is_sent AND h.failures + h.refusals >= $8 THEN 'refused'
                 END AS because
     FROM held h),
 ended AS (

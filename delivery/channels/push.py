@@ -132,7 +132,7 @@ class PushProvider:
         try:
             heard = await self._results.ask(
                 [
-                    Result(one, message.delivery_id, ENDED[result.kind], result.status)
+                    Result(one, message.delivery_id, ENDED[result.kind], result.status, _asked(result))
                     for one, result in results
                 ]
             )
@@ -243,21 +243,25 @@ def concluded(waiting: Waiting, results: Sequence[PushResult]) -> Outcome:
     """
     What a delivery has come to, out of what became of it in each browser (pure).
 
-    Some browser has it and none is left to try: sent. Some are left: tried again, and if that never helps, it was
-    sent all the same where one has it.
+    Some browser has it and none is left to try: sent. Some are left: tried again, as soon as one of them may be, and
+    if that never helps, it was sent all the same where one has it.
     """
     has_sent = waiting.has_sent or any(one.kind == "sent" for one in results)
     left = [one for one in results if one.kind in ("retry", "throttled")]
     lost = [one for one in results if one.kind == "unknown"]
-    if left:
-        after = max((one.retry_after for one in left if one.retry_after is not None), default=None)
+    if left or waiting.wait is not None:
+        again = [*left, *lost] or [PushResult(kind="throttled", reason=_PAUSED)]
+        waits = [one.retry_after for one in (*left, *lost)]
+        pauses = [waiting.wait, *(one.retry_after for one in left if not has_sent and _asked(one) is None)]
+        asked = [wait for wait in (*waits, waiting.wait) if wait is not None]
         return Retry(
-            reason=left[0].reason,
-            code=_code(left[0]),
-            after=after,
+            reason=again[0].reason,
+            code=_code(again[0]),
+            after=None if None in waits else min(asked),
             elsewhere=True,
             partly=has_sent,
-            is_held_back=all(one.is_held_back for one in left),
+            is_held_back=not lost and all(one.is_held_back for one in left),
+            untried=min((wait for wait in pauses if wait is not None), default=None),
         )
     if lost:
         return Unknown(reason=lost[0].reason, code=_code(lost[0]), elsewhere=True, partly=has_sent)
@@ -269,6 +273,14 @@ def concluded(waiting: Waiting, results: Sequence[PushResult]) -> Outcome:
     if waiting.is_refused:
         return Fail(reason="refused for good in an attempt before", code="refused")
     return Fallback(reason="no browser is left that takes it", code="no_browser")
+
+
+_PAUSED = "the push service has asked for a pause"
+
+
+def _asked(result: PushResult) -> timedelta | None:
+    """The pause that its push service has asked for, in answer to this push; a pause of all is the sender's."""
+    return result.retry_after if result.status is not None else None
 
 
 def _code(result: PushResult) -> str:

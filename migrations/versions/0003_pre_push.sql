@@ -47,6 +47,7 @@ CREATE TABLE push_sends (
     status          smallint,   -- the push service's, HTTP
     unknowns        smallint    NOT NULL DEFAULT 0, -- tries of which nobody knows whether they arrived
     sent_at         timestamptz NOT NULL DEFAULT now(),
+    not_before      timestamptz, -- the push service has asked for it: this browser's next try
     shown_at        timestamptz,
     clicked_at      timestamptz,
     closed_at       timestamptz,

@@ -125,6 +125,20 @@ def test_what_could_not_be_sent_for_a_day_because_of_the_account_is_a_dead_lette
             assert conclusion.state == state
 
 
+@pytest.mark.parametrize("partly", [False, True])
+def test_the_last_attempt_waits_for_who_had_no_turn_and_for_a_day_at_most(partly: bool) -> None:
+    end = "sent" if partly else "failed"
+    outcome = Retry(reason="it fails", untried=10 * MINUTE, partly=partly)
+    early = concluded(outcome, retries=2)
+    last = concluded(outcome, retries=4, jitter=0.0)
+    over = conclude(claimed(retries=4), outcome, "repeat", SETTINGS, 1.0, waited=timedelta(days=1))
+
+    assert (early.state, early.retries) == ("queued", 1)
+    assert (last.state, last.retries, last.wait) == ("queued", 0, 10 * MINUTE)
+    assert (over.state, over.wait) == (end, None)
+    assert concluded(Retry(reason="it fails", partly=partly), retries=4).state == end
+
+
 def test_what_cannot_reach_the_person_falls_back_to_the_next_channel() -> None:
     conclusion = concluded(Fallback(reason="not on WhatsApp", code="131026"), channel="whatsapp")
 

@@ -81,6 +81,13 @@ class Town:
         [row] = await self.edge.rows("SELECT * FROM notification_deliveries")
         return row
 
+    async def waits(self) -> float:
+        """Seconds until the one delivery there is comes up again."""
+        [row] = await self.edge.rows(
+            "SELECT extract(epoch FROM due_at - now())::float AS wait FROM notification_deliveries"
+        )
+        return float(row["wait"])
+
     async def due_now(self) -> None:
         await self.edge.rows("UPDATE notification_deliveries SET due_at = now() WHERE finished_at IS NULL")
 
@@ -423,6 +430,51 @@ async def test_a_retry_goes_to_those_who_have_it_not(town: Town):
 
     assert (len(phone.told), len(laptop.told)) == (1, 1)
     assert (await town.delivery())["state"] == "sent"
+
+
+async def test_a_pause_that_one_browser_needs_holds_up_no_other(town: Town):
+    laptop, phone = await town.subscribe(), await town.subscribe()
+    pause, fault = Say(429, {"Retry-After": "3600"}), Say(408)
+    town.service.fault_of = lambda token: pause if token == laptop.device.token else fault
+    await town.push(priority="urgent")
+    assert await town.waits() <= 60, "as long as after any failure"
+
+    town.service.fault_of = lambda _token: fault
+    for _ in range(3):
+        await town.due_now()
+        await town.work()
+    await town.due_now()
+    await town.work()
+
+    assert town.service.requests == 6, "both, and then the phone alone"
+    row = await town.delivery()
+    assert (row["state"], row["retries"]) == ("queued", 4), "the laptop has had one try"
+    assert 3500 < await town.waits() <= 3600 * 5 / 4
+
+    town.service.fault_of = lambda token: None
+    await town.edge.rows("UPDATE push_sends SET not_before = now()")
+    await town.due_now()
+    await town.work()
+    assert (len(laptop.told), len(phone.told)) == (1, 1)
+    assert (await town.delivery())["state"] == "sent"
+
+
+async def test_what_one_has_waits_for_the_end_of_the_pause_of_another(town: Town):
+    laptop, phone = await town.subscribe(), await town.subscribe()
+    pause = Say(429, {"Retry-After": "600"})
+    town.service.fault_of = lambda token: pause if token == laptop.device.token else None
+    await town.push()
+    town.service.fault_of = lambda token: None
+    for _ in range(6):
+        assert 500 < await town.waits() <= 600 * 5 / 4
+        await town.due_now()
+        await town.work()
+
+    assert (await town.delivery())["state"] == "queued"
+    assert (len(laptop.told), len(phone.told)) == (0, 1)
+    await town.edge.rows("UPDATE notification_deliveries SET queued_at = now(), due_at = now()")
+    await town.work()  # an operator who replays it asks again
+    assert (len(laptop.told), len(phone.told)) == (1, 1)
 
 
 async def test_when_a_browser_is_never_reached_a_delivery_counts_as_sent_where_another_was(town: Town):
@@ -930,7 +982,7 @@ async def test_each_lookup_of_a_sender_goes_to_the_row(town: Town):
     for query, arguments in (
         ("waiting", [["school"], ["ada"], [uuid4()]]),
         ("active_of", ["school", ["ada"]]),
-        ("record", [["school"], [uuid4()], [uuid4()], ["sent"], [201], [True], 5]),
+        ("record", [["school"], [uuid4()], [uuid4()], ["sent"], [201], [True], [None], 5]),
         ("report", ["school", uuid4(), uuid4(), "shown"]),
         ("end_unseen", [timedelta(days=60), 100]),
     ):
@@ -1118,6 +1170,831 @@ async def test_what_a_phone_has_and_was_read_before_the_laptop_had_it(
     row = await town.delivery()
     assert (row["state"], row["reason"]) == (state, "not everywhere: read already")
     path = f"/api/v1/deliveries/{row['id']}"
+    said = (await town.edge.client(admin()).get(path)).json()["browsers"]
+    assert {one["subscription_id"]: (one["outcome"], one["status"]) for one in said} == {
+        phone.id: ("sent", 201),
+        laptop.id: ("retry", 503),
+    }
+    assert [one["shown_at"] is not None for one in said if one["subscription_id"] == phone.id] == [
+        event is not None
+    ]
+
+
+async def test_what_a_phone_has_and_expired_before_the_laptop_had_it(town: Town):
+    *_, notification_id = await half_sent(town)
+    await town.edge.rows("UPDATE notification_deliveries SET expires_at = now()")
+
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("sent", "not everywhere: it was to be gone by now")
+
+
+async def test_what_a_phone_has_and_was_taken_back_before_the_laptop_had_it(town: Town):
+    *_, notification_id = await half_sent(town)
+
+    await town.edge.client(admin()).delete(f"/api/v1/notifications/{notification_id}")
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("sent", "not everywhere: recalled")
+
+
+async def test_what_nobody_has_and_was_read_is_suppressed(town: Town):
+    await town.subscribe()
+    town.service.fault_of = lambda _token: Say(503)
+    notification_id = await town.push()
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.due_now()
+
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("suppressed", "read already")
+
+
+async def test_what_somebody_has_seen_was_not_given_up_after_all(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+    for _ in range(4):
+        await town.due_now()
+        await town.work()
+    assert (await town.delivery())["state"] == "failed"
+
+    for event, state in (("shown", "delivered"), ("clicked", "read")):
+        assert (await town.report(browser.told[0], event)).status_code == 204
+        assert (await town.delivery())["state"] == state
+
+    dead = (await town.edge.client(admin()).get("/api/v1/dead-letters")).json()
+    assert dead["deliveries"] == []
+
+
+@dataclass
+class Between:
+    """A provider after whose sending something happens, before anybody has written the end of the delivery."""
+
+    real: Any
+    happens: Callable[[], Awaitable[object]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    async def send(self, message: Any) -> Any:
+        ended = await self.real.send(message)
+        await self.happens()
+        return ended
+
+
+@pytest.mark.parametrize(("event", "state"), [("shown", "delivered"), ("clicked", "read")])
+async def test_a_report_just_before_a_delivery_is_given_up_counts(town: Town, event: str, state: str):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    real = town.edge.services.delivery.push.provider
+    await town.edge.submit(channels=["in_app", "push"])
+
+    provider = Between(real, lambda: town.report(browser.said, event))
+    await town.work(provider, retries=RetrySettings(attempts=1))
+
+    row = await town.delivery()
+    assert row["state"] == state
+    assert row["reason"].startswith("not everywhere: given up after 1 attempts")
+
+
+async def test_a_report_just_before_the_end_of_what_was_sent_counts(town: Town):
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    await town.edge.submit(channels=["in_app", "push"])
+
+    provider = Between(town.edge.services.delivery.push.provider, lambda: town.report(phone.said))
+    await town.work(provider, retries=RetrySettings(attempts=1))
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"][:16]) == ("delivered", "not everywhere: ")
+
+
+async def test_a_report_and_the_end_of_its_delivery_wait_for_each_other(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+
+    async with town.edge.database.transaction() as connection:  # a worker writes the end, and has looked for reports
+        await connection.execute("UPDATE notification_deliveries SET state = 'processing'")
+    async with town.edge.database.transaction() as connection:
+        await connection.execute("UPDATE notification_deliveries SET state = 'failed', finished_at = now()")
+        reporting = asyncio.create_task(town.report(browser.said))
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            assert not reporting.done(), "it did not wait for the end"
+    await reporting
+
+    assert (await town.delivery())["state"] == "delivered"
+
+
+async def test_where_a_browser_has_it_nothing_else_takes_over(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Say(410)
+    await town.edge.submit(channels=["in_app", "push"])
+
+    async def shown() -> None:  # by a push of which nobody knew that it had arrived
+        receipt = Ticket(TENANT, (await town.delivery())["id"], UUID(browser.id))
+        token = receipt.seal(town.edge.services.delivery.vault, "push-receipt")
+        await town.report({"data": {"receipt": token}})
+
+    provider = Between(town.edge.services.delivery.push.provider, shown)
+    await town.work(provider, retries=RetrySettings(fallback="push:email"))
+
+    row = await town.delivery()
+    assert (row["state"], row["channel"]) == ("delivered", "push")
+
+
+async def half_sent(town: Town, **members: Any) -> tuple[Browser, Browser, str]:
+    """A delivery that a phone has and a laptop has not yet; it is due again."""
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    notification_id = await town.push(**members)
+    assert (await town.delivery())["state"] == "queued"
+    await town.due_now()
+    return phone, laptop, notification_id
+
+
+@pytest.mark.parametrize(("event", "state"), [(None, "sent"), ("shown", "delivered"), ("clicked", "read")])
+async def test_what_a_phone_has_and_was_read_before_the_laptop_had_it(
+    town: Town, event: str | None, state: str
+):
+    phone, laptop, notification_id = await half_sent(town)
+    if event is not None:
+        await town.report(phone.said, event)
+
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == (state, "not everywhere: read already")
+    path = f"/api/v1/notifications/{notification_id}/deliveries/{row['id']}"
+    said = (await town.edge.client(admin()).get(path)).json()["browsers"]
+    assert {one["subscription_id"]: (one["outcome"], one["status"]) for one in said} == {
+        phone.id: ("sent", 201),
+        laptop.id: ("retry", 503),
+    }
+    assert [one["shown_at"] is not None for one in said if one["subscription_id"] == phone.id] == [
+        event is not None
+    ]
+
+
+async def test_what_a_phone_has_and_expired_before_the_laptop_had_it(town: Town):
+    *_, notification_id = await half_sent(town)
+    await town.edge.rows("UPDATE notification_deliveries SET expires_at = now()")
+
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("sent", "not everywhere: it was to be gone by now")
+
+
+async def test_what_a_phone_has_and_was_taken_back_before_the_laptop_had_it(town: Town):
+    *_, notification_id = await half_sent(town)
+
+    await town.edge.client(admin()).delete(f"/api/v1/notifications/{notification_id}")
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("sent", "not everywhere: recalled")
+
+
+async def test_what_nobody_has_and_was_read_is_suppressed(town: Town):
+    await town.subscribe()
+    town.service.fault_of = lambda _token: Say(503)
+    notification_id = await town.push()
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.due_now()
+
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("suppressed", "read already")
+
+
+async def test_what_somebody_has_seen_was_not_given_up_after_all(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+    for _ in range(4):
+        await town.due_now()
+        await town.work()
+    assert (await town.delivery())["state"] == "failed"
+
+    for event, state in (("shown", "delivered"), ("clicked", "read")):
+        assert (await town.report(browser.told[0], event)).status_code == 204
+        assert (await town.delivery())["state"] == state
+
+    dead = (await town.edge.client(admin()).get("/api/v1/dead-letters")).json()
+    assert dead["deliveries"] == []
+
+
+@dataclass
+class Between:
+    """A provider after whose sending something happens, before anybody has written the end of the delivery."""
+
+    real: Any
+    happens: Callable[[], Awaitable[object]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    async def send(self, message: Any) -> Any:
+        ended = await self.real.send(message)
+        await self.happens()
+        return ended
+
+
+@pytest.mark.parametrize(("event", "state"), [("shown", "delivered"), ("clicked", "read")])
+async def test_a_report_just_before_a_delivery_is_given_up_counts(town: Town, event: str, state: str):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    real = town.edge.services.delivery.push.provider
+    await town.edge.submit(channels=["in_app", "push"])
+
+    provider = Between(real, lambda: town.report(browser.said, event))
+    await town.work(provider, retries=RetrySettings(attempts=1))
+
+    row = await town.delivery()
+    assert row["state"] == state
+    assert row["reason"].startswith("not everywhere: given up after 1 attempts")
+
+
+async def test_a_report_just_before_the_end_of_what_was_sent_counts(town: Town):
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    await town.edge.submit(channels=["in_app", "push"])
+
+    provider = Between(town.edge.services.delivery.push.provider, lambda: town.report(phone.said))
+    await town.work(provider, retries=RetrySettings(attempts=1))
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"][:16]) == ("delivered", "not everywhere: ")
+
+
+async def test_a_report_and_the_end_of_its_delivery_wait_for_each_other(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+
+    async with town.edge.database.transaction() as connection:  # a worker writes the end, and has looked for reports
+        await connection.execute("UPDATE notification_deliveries SET state = 'processing'")
+    async with town.edge.database.transaction() as connection:
+        await connection.execute("UPDATE notification_deliveries SET state = 'failed', finished_at = now()")
+        reporting = asyncio.create_task(town.report(browser.said))
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            assert not reporting.done(), "it did not wait for the end"
+    await reporting
+
+    assert (await town.delivery())["state"] == "delivered"
+
+
+async def test_where_a_browser_has_it_nothing_else_takes_over(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Say(410)
+    await town.edge.submit(channels=["in_app", "push"])
+
+    async def shown() -> None:  # by a push of which nobody knew that it had arrived
+        receipt = Ticket(TENANT, (await town.delivery())["id"], UUID(browser.id))
+        token = receipt.seal(town.edge.services.delivery.vault, "push-receipt")
+        await town.report({"data": {"receipt": token}})
+
+    provider = Between(town.edge.services.delivery.push.provider, shown)
+    await town.work(provider, retries=RetrySettings(fallback="push:email"))
+
+    row = await town.delivery()
+    assert (row["state"], row["channel"]) == ("delivered", "push")
+
+
+async def half_sent(town: Town, **members: Any) -> tuple[Browser, Browser, str]:
+    """A delivery that a phone has and a laptop has not yet; it is due again."""
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    notification_id = await town.push(**members)
+    assert (await town.delivery())["state"] == "queued"
+    await town.due_now()
+    return phone, laptop, notification_id
+
+
+@pytest.mark.parametrize(("event", "state"), [(None, "sent"), ("shown", "delivered"), ("clicked", "read")])
+async def test_what_a_phone_has_and_was_read_before_the_laptop_had_it(
+    town: Town, event: str | None, state: str
+):
+    phone, laptop, notification_id = await half_sent(town)
+    if event is not None:
+        await town.report(phone.said, event)
+
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == (state, "not everywhere: read already")
+    path = f"/api/v1/notifications/{notification_id}/deliveries/{row['id']}"
+    said = (await town.edge.client(admin()).get(path)).json()["browsers"]
+    assert {one["subscription_id"]: (one["outcome"], one["status"]) for one in said} == {
+        phone.id: ("sent", 201),
+        laptop.id: ("retry", 503),
+    }
+    assert [one["shown_at"] is not None for one in said if one["subscription_id"] == phone.id] == [
+        event is not None
+    ]
+
+
+async def test_what_a_phone_has_and_expired_before_the_laptop_had_it(town: Town):
+    *_, notification_id = await half_sent(town)
+    await town.edge.rows("UPDATE notification_deliveries SET expires_at = now()")
+
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("sent", "not everywhere: it was to be gone by now")
+
+
+async def test_what_a_phone_has_and_was_taken_back_before_the_laptop_had_it(town: Town):
+    *_, notification_id = await half_sent(town)
+
+    await town.edge.client(admin()).delete(f"/api/v1/notifications/{notification_id}")
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("sent", "not everywhere: recalled")
+
+
+async def test_what_nobody_has_and_was_read_is_suppressed(town: Town):
+    await town.subscribe()
+    town.service.fault_of = lambda _token: Say(503)
+    notification_id = await town.push()
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.due_now()
+
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("suppressed", "read already")
+
+
+async def test_what_somebody_has_seen_was_not_given_up_after_all(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+    for _ in range(4):
+        await town.due_now()
+        await town.work()
+    assert (await town.delivery())["state"] == "failed"
+
+    for event, state in (("shown", "delivered"), ("clicked", "read")):
+        assert (await town.report(browser.told[0], event)).status_code == 204
+        assert (await town.delivery())["state"] == state
+
+    dead = (await town.edge.client(admin()).get("/api/v1/dead-letters")).json()
+    assert dead["deliveries"] == []
+
+
+@dataclass
+class Between:
+    """A provider after whose sending something happens, before anybody has written the end of the delivery."""
+
+    real: Any
+    happens: Callable[[], Awaitable[object]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    async def send(self, message: Any) -> Any:
+        ended = await self.real.send(message)
+        await self.happens()
+        return ended
+
+
+@pytest.mark.parametrize(("event", "state"), [("shown", "delivered"), ("clicked", "read")])
+async def test_a_report_just_before_a_delivery_is_given_up_counts(town: Town, event: str, state: str):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    real = town.edge.services.delivery.push.provider
+    await town.edge.submit(channels=["in_app", "push"])
+
+    provider = Between(real, lambda: town.report(browser.said, event))
+    await town.work(provider, retries=RetrySettings(attempts=1))
+
+    row = await town.delivery()
+    assert row["state"] == state
+    assert row["reason"].startswith("not everywhere: given up after 1 attempts")
+
+
+async def test_a_report_just_before_the_end_of_what_was_sent_counts(town: Town):
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    await town.edge.submit(channels=["in_app", "push"])
+
+    provider = Between(town.edge.services.delivery.push.provider, lambda: town.report(phone.said))
+    await town.work(provider, retries=RetrySettings(attempts=1))
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"][:16]) == ("delivered", "not everywhere: ")
+
+
+async def test_a_report_and_the_end_of_its_delivery_wait_for_each_other(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+
+    async with town.edge.database.transaction() as connection:  # a worker writes the end, and has looked for reports
+        await connection.execute("UPDATE notification_deliveries SET state = 'processing'")
+    async with town.edge.database.transaction() as connection:
+        await connection.execute("UPDATE notification_deliveries SET state = 'failed', finished_at = now()")
+        reporting = asyncio.create_task(town.report(browser.said))
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            assert not reporting.done(), "it did not wait for the end"
+    await reporting
+
+    assert (await town.delivery())["state"] == "delivered"
+
+
+async def test_where_a_browser_has_it_nothing_else_takes_over(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Say(410)
+    await town.edge.submit(channels=["in_app", "push"])
+
+    async def shown() -> None:  # by a push of which nobody knew that it had arrived
+        receipt = Ticket(TENANT, (await town.delivery())["id"], UUID(browser.id))
+        token = receipt.seal(town.edge.services.delivery.vault, "push-receipt")
+        await town.report({"data": {"receipt": token}})
+
+    provider = Between(town.edge.services.delivery.push.provider, shown)
+    await town.work(provider, retries=RetrySettings(fallback="push:email"))
+
+    row = await town.delivery()
+    assert (row["state"], row["channel"]) == ("delivered", "push")
+
+
+async def half_sent(town: Town, **members: Any) -> tuple[Browser, Browser, str]:
+    """A delivery that a phone has and a laptop has not yet; it is due again."""
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    notification_id = await town.push(**members)
+    assert (await town.delivery())["state"] == "queued"
+    await town.due_now()
+    return phone, laptop, notification_id
+
+
+@pytest.mark.parametrize(("event", "state"), [(None, "sent"), ("shown", "delivered"), ("clicked", "read")])
+async def test_what_a_phone_has_and_was_read_before_the_laptop_had_it(
+    town: Town, event: str | None, state: str
+):
+    phone, laptop, notification_id = await half_sent(town)
+    if event is not None:
+        await town.report(phone.said, event)
+
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == (state, "not everywhere: read already")
+    path = f"/api/v1/notifications/{notification_id}/deliveries/{row['id']}"
+    said = (await town.edge.client(admin()).get(path)).json()["browsers"]
+    assert {one["subscription_id"]: (one["outcome"], one["status"]) for one in said} == {
+        phone.id: ("sent", 201),
+        laptop.id: ("retry", 503),
+    }
+    assert [one["shown_at"] is not None for one in said if one["subscription_id"] == phone.id] == [
+        event is not None
+    ]
+
+
+async def test_what_a_phone_has_and_expired_before_the_laptop_had_it(town: Town):
+    *_, notification_id = await half_sent(town)
+    await town.edge.rows("UPDATE notification_deliveries SET expires_at = now()")
+
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("sent", "not everywhere: it was to be gone by now")
+
+
+async def test_what_a_phone_has_and_was_taken_back_before_the_laptop_had_it(town: Town):
+    *_, notification_id = await half_sent(town)
+
+    await town.edge.client(admin()).delete(f"/api/v1/notifications/{notification_id}")
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("sent", "not everywhere: recalled")
+
+
+async def test_what_nobody_has_and_was_read_is_suppressed(town: Town):
+    await town.subscribe()
+    town.service.fault_of = lambda _token: Say(503)
+    notification_id = await town.push()
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.due_now()
+
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("suppressed", "read already")
+
+
+async def test_what_somebody_has_seen_was_not_given_up_after_all(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+    for _ in range(4):
+        await town.due_now()
+        await town.work()
+    assert (await town.delivery())["state"] == "failed"
+
+    for event, state in (("shown", "delivered"), ("clicked", "read")):
+        assert (await town.report(browser.told[0], event)).status_code == 204
+        assert (await town.delivery())["state"] == state
+
+    dead = (await town.edge.client(admin()).get("/api/v1/dead-letters")).json()
+    assert dead["deliveries"] == []
+
+
+@dataclass
+class Between:
+    """A provider after whose sending something happens, before anybody has written the end of the delivery."""
+
+    real: Any
+    happens: Callable[[], Awaitable[object]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    async def send(self, message: Any) -> Any:
+        ended = await self.real.send(message)
+        await self.happens()
+        return ended
+
+
+@pytest.mark.parametrize(("event", "state"), [("shown", "delivered"), ("clicked", "read")])
+async def test_a_report_just_before_a_delivery_is_given_up_counts(town: Town, event: str, state: str):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    real = town.edge.services.delivery.push.provider
+    await town.edge.submit(channels=["in_app", "push"])
+
+    provider = Between(real, lambda: town.report(browser.said, event))
+    await town.work(provider, retries=RetrySettings(attempts=1))
+
+    row = await town.delivery()
+    assert row["state"] == state
+    assert row["reason"].startswith("not everywhere: given up after 1 attempts")
+
+
+async def test_a_report_just_before_the_end_of_what_was_sent_counts(town: Town):
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    await town.edge.submit(channels=["in_app", "push"])
+
+    provider = Between(town.edge.services.delivery.push.provider, lambda: town.report(phone.said))
+    await town.work(provider, retries=RetrySettings(attempts=1))
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"][:16]) == ("delivered", "not everywhere: ")
+
+
+async def test_a_report_and_the_end_of_its_delivery_wait_for_each_other(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+
+    async with town.edge.database.transaction() as connection:  # a worker writes the end, and has looked for reports
+        await connection.execute("UPDATE notification_deliveries SET state = 'processing'")
+    async with town.edge.database.transaction() as connection:
+        await connection.execute("UPDATE notification_deliveries SET state = 'failed', finished_at = now()")
+        reporting = asyncio.create_task(town.report(browser.said))
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            assert not reporting.done(), "it did not wait for the end"
+    await reporting
+
+    assert (await town.delivery())["state"] == "delivered"
+
+
+async def test_where_a_browser_has_it_nothing_else_takes_over(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Say(410)
+    await town.edge.submit(channels=["in_app", "push"])
+
+    async def shown() -> None:  # by a push of which nobody knew that it had arrived
+        receipt = Ticket(TENANT, (await town.delivery())["id"], UUID(browser.id))
+        token = receipt.seal(town.edge.services.delivery.vault, "push-receipt")
+        await town.report({"data": {"receipt": token}})
+
+    provider = Between(town.edge.services.delivery.push.provider, shown)
+    await town.work(provider, retries=RetrySettings(fallback="push:email"))
+
+    row = await town.delivery()
+    assert (row["state"], row["channel"]) == ("delivered", "push")
+
+
+async def half_sent(town: Town, **members: Any) -> tuple[Browser, Browser, str]:
+    """A delivery that a phone has and a laptop has not yet; it is due again."""
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    notification_id = await town.push(**members)
+    assert (await town.delivery())["state"] == "queued"
+    await town.due_now()
+    return phone, laptop, notification_id
+
+
+@pytest.mark.parametrize(("event", "state"), [(None, "sent"), ("shown", "delivered"), ("clicked", "read")])
+async def test_what_a_phone_has_and_was_read_before_the_laptop_had_it(
+    town: Town, event: str | None, state: str
+):
+    phone, laptop, notification_id = await half_sent(town)
+    if event is not None:
+        await town.report(phone.said, event)
+
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == (state, "not everywhere: read already")
+    path = f"/api/v1/notifications/{notification_id}/deliveries/{row['id']}"
+    said = (await town.edge.client(admin()).get(path)).json()["browsers"]
+    assert {one["subscription_id"]: (one["outcome"], one["status"]) for one in said} == {
+        phone.id: ("sent", 201),
+        laptop.id: ("retry", 503),
+    }
+    assert [one["shown_at"] is not None for one in said if one["subscription_id"] == phone.id] == [
+        event is not None
+    ]
+
+
+async def test_what_a_phone_has_and_expired_before_the_laptop_had_it(town: Town):
+    *_, notification_id = await half_sent(town)
+    await town.edge.rows("UPDATE notification_deliveries SET expires_at = now()")
+
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("sent", "not everywhere: it was to be gone by now")
+
+
+async def test_what_a_phone_has_and_was_taken_back_before_the_laptop_had_it(town: Town):
+    *_, notification_id = await half_sent(town)
+
+    await town.edge.client(admin()).delete(f"/api/v1/notifications/{notification_id}")
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("sent", "not everywhere: recalled")
+
+
+async def test_what_nobody_has_and_was_read_is_suppressed(town: Town):
+    await town.subscribe()
+    town.service.fault_of = lambda _token: Say(503)
+    notification_id = await town.push()
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.due_now()
+
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == ("suppressed", "read already")
+
+
+async def test_what_somebody_has_seen_was_not_given_up_after_all(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+    for _ in range(4):
+        await town.due_now()
+        await town.work()
+    assert (await town.delivery())["state"] == "failed"
+
+    for event, state in (("shown", "delivered"), ("clicked", "read")):
+        assert (await town.report(browser.told[0], event)).status_code == 204
+        assert (await town.delivery())["state"] == state
+
+    dead = (await town.edge.client(admin()).get("/api/v1/dead-letters")).json()
+    assert dead["deliveries"] == []
+
+
+@dataclass
+class Between:
+    """A provider after whose sending something happens, before anybody has written the end of the delivery."""
+
+    real: Any
+    happens: Callable[[], Awaitable[object]]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    async def send(self, message: Any) -> Any:
+        ended = await self.real.send(message)
+        await self.happens()
+        return ended
+
+
+@pytest.mark.parametrize(("event", "state"), [("shown", "delivered"), ("clicked", "read")])
+async def test_a_report_just_before_a_delivery_is_given_up_counts(town: Town, event: str, state: str):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    real = town.edge.services.delivery.push.provider
+    await town.edge.submit(channels=["in_app", "push"])
+
+    provider = Between(real, lambda: town.report(browser.said, event))
+    await town.work(provider, retries=RetrySettings(attempts=1))
+
+    row = await town.delivery()
+    assert row["state"] == state
+    assert row["reason"].startswith("not everywhere: given up after 1 attempts")
+
+
+async def test_a_report_just_before_the_end_of_what_was_sent_counts(town: Town):
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    await town.edge.submit(channels=["in_app", "push"])
+
+    provider = Between(town.edge.services.delivery.push.provider, lambda: town.report(phone.said))
+    await town.work(provider, retries=RetrySettings(attempts=1))
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"][:16]) == ("delivered", "not everywhere: ")
+
+
+async def test_a_report_and_the_end_of_its_delivery_wait_for_each_other(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Silence()
+    town.edge.services.delivery.push.provider._patience = 0.3
+    await town.push()
+
+    async with town.edge.database.transaction() as connection:  # a worker writes the end, and has looked for reports
+        await connection.execute("UPDATE notification_deliveries SET state = 'processing'")
+    async with town.edge.database.transaction() as connection:
+        await connection.execute("UPDATE notification_deliveries SET state = 'failed', finished_at = now()")
+        reporting = asyncio.create_task(town.report(browser.said))
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        ):
+            assert not reporting.done(), "it did not wait for the end"
+    await reporting
+
+    assert (await town.delivery())["state"] == "delivered"
+
+
+async def test_where_a_browser_has_it_nothing_else_takes_over(town: Town):
+    browser = await town.subscribe()
+    town.service.fault_of = lambda _token: Say(410)
+    await town.edge.submit(channels=["in_app", "push"])
+
+    async def shown() -> None:  # by a push of which nobody knew that it had arrived
+        receipt = Ticket(TENANT, (await town.delivery())["id"], UUID(browser.id))
+        token = receipt.seal(town.edge.services.delivery.vault, "push-receipt")
+        await town.report({"data": {"receipt": token}})
+
+    provider = Between(town.edge.services.delivery.push.provider, shown)
+    await town.work(provider, retries=RetrySettings(fallback="push:email"))
+
+    row = await town.delivery()
+    assert (row["state"], row["channel"]) == ("delivered", "push")
+
+
+async def half_sent(town: Town, **members: Any) -> tuple[Browser, Browser, str]:
+    """A delivery that a phone has and a laptop has not yet; it is due again."""
+    phone, laptop = await town.subscribe(), await town.subscribe()
+    town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
+    notification_id = await town.push(**members)
+    assert (await town.delivery())["state"] == "queued"
+    await town.due_now()
+    return phone, laptop, notification_id
+
+
+@pytest.mark.parametrize(("event", "state"), [(None, "sent"), ("shown", "delivered"), ("clicked", "read")])
+async def test_what_a_phone_has_and_was_read_before_the_laptop_had_it(
+    town: Town, event: str | None, state: str
+):
+    phone, laptop, notification_id = await half_sent(town)
+    if event is not None:
+        await town.report(phone.said, event)
+
+    await town.edge.client(person()).post(f"/api/v1/notifications/{notification_id}/read")
+    await town.work()
+
+    row = await town.delivery()
+    assert (row["state"], row["reason"]) == (state, "not everywhere: read already")
+    path = f"/api/v1/notifications/{notification_id}/deliveries/{row['id']}"
     said = (await town.edge.client(admin()).get(path)).json()["browsers"]
     assert {one["subscription_id"]: (one["outcome"], one["status"]) for one in said} == {
         phone.id: ("sent", 201),

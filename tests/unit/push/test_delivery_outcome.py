@@ -41,15 +41,49 @@ def test_while_one_is_left_it_is_tried_again_and_is_partly_sent(kind: Kind):
     assert not alone.partly
 
 
-def test_a_retry_waits_for_the_longest_that_was_asked_for():
-    results = [
-        PushResult(kind="throttled", retry_after=timedelta(seconds=seconds)) for seconds in (5, 60, 20)
-    ]
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 
-    known = concluded(Waiting([]), results)
 
+def after(*results: PushResult, **waiting: Any) -> timedelta | None:
+    known = concluded(Waiting([], **waiting), results)
     assert isinstance(known, Retry)
-    assert known.after == timedelta(seconds=60)
+    return known.after
+
+
+def test_a_retry_waits_for_the_first_that_may_be_tried_and_for_nobody_elses_pause():
+    asked = [PushResult(kind="throttled", status=429, retry_after=wait) for wait in (HOUR, MINUTE)]
+    failed, lost = PushResult(kind="retry", status=500), PushResult(kind="unknown")
+
+    assert after(*asked) == MINUTE
+    assert after(asked[0], wait=MINUTE) == MINUTE
+    assert after(*asked, wait=timedelta(seconds=1)) == timedelta(seconds=1)
+    assert after(*asked, failed) is None, "its own time, which others do not lengthen"
+    assert after(asked[0], lost) is None
+
+
+def test_what_waits_for_the_end_of_a_pause_is_not_finished_and_not_counted():
+    alone, partly = outcome(wait=HOUR), outcome("sent", wait=HOUR)
+
+    assert isinstance(alone, Retry)
+    assert (alone.after, alone.untried, alone.is_held_back, alone.partly) == (HOUR, HOUR, True, False)
+    assert isinstance(partly, Retry)
+    assert (partly.after, partly.untried, partly.partly) == (HOUR, HOUR, True)
+    lost = outcome("unknown", wait=HOUR)
+    assert isinstance(lost, Retry)
+    assert not lost.is_held_back, "an attempt that may have arrived is counted"
+
+
+def test_who_had_no_turn_keeps_a_delivery_from_ending_with_the_attempts_of_others():
+    turned_away = PushResult(kind="throttled", retry_after=MINUTE, is_held_back=True)
+    refused = PushResult(kind="throttled", status=429, retry_after=MINUTE)
+    failed, sent = PushResult(kind="retry", status=500), PushResult(kind="sent", status=201)
+
+    known = [concluded(Waiting([]), results) for results in ((turned_away, failed), (refused, failed))]
+    partly = concluded(Waiting([]), (turned_away, failed, sent))
+
+    assert [one.untried for one in known if isinstance(one, Retry)] == [MINUTE, None]
+    assert isinstance(partly, Retry)
+    assert partly.untried is None, "what one browser has is not worth a day for the others"
 
 
 def test_an_answer_that_was_lost_is_unknown_unless_another_is_to_be_tried_again():
