@@ -11,8 +11,11 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import lru_cache, partial
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -35,6 +38,10 @@ _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
 
 #: Hosts that need not be read again.
 _REMEMBERED = 4096
+
+#: Names of strangers that are looked up at the same time, and that wait for it, those included.
+_STRANGERS_AT_ONCE = 2
+_STRANGERS_WAITING = 64
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 
@@ -198,6 +205,66 @@ class SystemResolver:
         return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
+class StrangersResolver:
+    """
+    The resolver of this machine for names that strangers have chosen, whose servers may never answer: in threads of
+    its own, a name once however many ask, and not again for a while where nothing came of it. So it is only other
+    strangers who wait.
+
+    memory: for how long a name is not asked for again.
+    """
+
+    def __init__(self, memory: timedelta = timedelta(seconds=30)) -> None:
+        self._memory_s = memory.total_seconds()
+        self._threads = ThreadPoolExecutor(_STRANGERS_AT_ONCE, "push-names")
+        self._under_way: dict[tuple[str, int], asyncio.Future[Sequence[str]]] = {}
+        self._waiting: Counter[tuple[str, int]] = Counter()
+        self._begun: set[tuple[str, int]] = set()
+        self._failed: dict[tuple[str, int], float] = {}  # until when, the oldest first
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        loop, name = asyncio.get_running_loop(), (host, port)
+        if self._failed.get(name, 0) > loop.time():
+            raise OSError("not found a moment ago")
+        asked = self._under_way.get(name)
+        if asked is None:
+            if len(self._under_way) >= _STRANGERS_WAITING:
+                raise OSError("too many names are looked up")
+            asked = loop.run_in_executor(self._threads, self._look_up, name)
+            self._under_way[name] = asked
+            asked.add_done_callback(partial(self._ended, name))
+        self._waiting[name] += 1
+        try:
+            return await asyncio.shield(asked)
+        except asyncio.CancelledError:
+            if name in self._begun:  # else it has only waited for others
+                self._remember(name, loop.time())
+            elif self._waiting[name] == 1:
+                asked.cancel()
+            raise
+        finally:
+            self._waiting[name] -= 1
+            if not self._waiting[name]:
+                del self._waiting[name]
+
+    def _look_up(self, name: tuple[str, int]) -> Sequence[str]:
+        self._begun.add(name)
+        found = socket.getaddrinfo(*name, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+    def _ended(self, name: tuple[str, int], asked: asyncio.Future[Sequence[str]]) -> None:
+        self._under_way.pop(name, None)
+        self._begun.discard(name)
+        if not asked.cancelled() and asked.exception() is not None:
+            self._remember(name, asked.get_loop().time())
+
+    def _remember(self, name: tuple[str, int], now: float) -> None:
+        self._failed.pop(name, None)
+        self._failed[name] = now + self._memory_s
+        if len(self._failed) > _REMEMBERED:
+            del self._failed[next(iter(self._failed))]
+
+
 class Guard:
     """
     Says where a connection for an origin may be made to. blocked: how often it has said nowhere.
@@ -210,6 +277,7 @@ class Guard:
         self._taken: dict[str, str] = {}  # what stands before the path, and its origin
         self._settings = settings
         self._resolver = resolver or SystemResolver()
+        self._strangers = resolver or StrangersResolver()
 
     def check(self, endpoint: str) -> str:
         """As `check_endpoint`, counted; a host that was taken once is known. Raises BadSubscription."""
@@ -241,7 +309,12 @@ class Guard:
         instead = overrides(self._settings).get(origin)
         if instead is not None:
             return (instead,)
-        found = [host] if is_literal(host) else await self._resolver.resolve(host, port)
+        if is_literal(host):
+            found: Sequence[str] = [host]
+        elif is_listed(host, self._settings.hosts):
+            found = await self._resolver.resolve(host, port)
+        else:
+            found = await self._strangers.resolve(host, port)
         if not found:
             raise OSError("no address")
         if not all(is_public(address) for address in found):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from push.guard import Guard, check_endpoint
+from push.guard import Blocked, Guard, StrangersResolver, check_endpoint
 from push.keys import PushSettings
 from push.subscription import BadSubscription
 from push.transport import Answer, Broken, Post
@@ -236,3 +239,90 @@ async def test_a_closed_address_is_no_name_for_the_guard() -> None:
 
 def test_an_answer_says_nothing_of_its_headers_in_a_log() -> None:
     assert "secret" not in repr(Answer(201, {"location": "secret"}, b"secret"))
+
+
+# --- names that strangers have chosen ----------------------------------------------------------------------------------
+
+
+class MachineNames:
+    """In place of this machine's DNS: names that begin with `slow` are answered when `answer` is set, with nothing."""
+
+    def __init__(self) -> None:
+        self.answer = threading.Event()
+        self.asked: list[str] = []
+        self.under_way = self.most = 0
+        self._lock = threading.Lock()
+        self._real = socket.getaddrinfo
+
+    def __call__(self, host: Any, *rest: Any, **more: Any) -> Any:
+        if host == "localhost":
+            return self._real(host, *rest, **more)
+        with self._lock:
+            self.asked.append(host)
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+        try:
+            if host.startswith("slow"):
+                self.answer.wait()
+            raise socket.gaierror(socket.EAI_NONAME, "no such name")
+        finally:
+            with self._lock:
+                self.under_way -= 1
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[MachineNames]:
+    names = MachineNames()
+    monkeypatch.setattr(socket, "getaddrinfo", names)
+    yield names
+    names.answer.set()
+
+
+async def test_names_that_nobody_answers_for_are_in_no_listed_names_way(names: MachineNames) -> None:
+    guard = Guard(PushSettings(any_host=True, hosts=frozenset({"localhost"})))
+    slow = [asyncio.ensure_future(guard.addresses(f"slow{number}.example")) for number in range(40)]
+    await asyncio.sleep(0)
+
+    async with asyncio.timeout(20):
+        with pytest.raises(Blocked):  # it was looked up: to where nothing is sent
+            await guard.addresses("localhost")
+    for one in slow:
+        one.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+
+    assert names.most <= 2
+
+
+async def test_a_name_that_is_asked_for_often_is_looked_up_once(names: MachineNames) -> None:
+    guard = Guard(PushSettings(any_host=True))
+    asking = [asyncio.ensure_future(guard.addresses("slow.example")) for _ in range(10)]
+    await asyncio.sleep(0)
+    names.answer.set()
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+
+    assert all(isinstance(one, OSError) for one in answers)
+    with pytest.raises(OSError, match="a moment ago"):
+        await guard.addresses("slow.example")
+    assert names.asked == ["slow.example"]
+
+
+async def test_a_name_that_was_not_answered_in_time_is_left_alone_for_a_while(names: MachineNames) -> None:
+    strangers = StrangersResolver()
+    asking = asyncio.ensure_future(strangers.resolve("slow.example", 443))
+    while not names.asked:
+        await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+    with pytest.raises(OSError, match="a moment ago"):
+        await strangers.resolve("slow.example", 443)
+
+
+async def test_a_name_is_looked_up_again_when_its_time_is_over(names: MachineNames) -> None:
+    strangers = StrangersResolver(timedelta(0))
+    for _ in range(2):
+        with pytest.raises(socket.gaierror):
+            await strangers.resolve("gone.example", 443)
+
+    assert names.asked == ["gone.example"] * 2
