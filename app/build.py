@@ -143,9 +143,6 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
     def wake() -> None:
         hub.publish_control("", WORK, b"")
 
-    async def unread(tenant_id: str, user_id: str) -> int:
-        return (await inbox.counts(Identity(tenant_id=tenant_id, user_id=user_id))).unread
-
     hub = Hub(
         node=f"{settings.process.node}-{secrets.token_hex(4)}",
         history=history,
@@ -238,7 +235,9 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         _watch_digests(metrics, digest_job)
 
     if "worker" in settings.process.roles:
-        at_work.append(worker(settings, database, vault, ways, events, clock, presence.looking, unread))
+        at_work.append(
+            worker(settings, database, vault, ways, events, clock, presence.looking, inbox.unread_counts)
+        )
         _go_on(stack, depth.run())
         _go_on(stack, at_work[0].run())
 

@@ -25,7 +25,6 @@ from app.working import worker
 from core.clock import SystemClock
 from core.database import open_database
 from core.errors import ServiceError
-from core.identity import Identity
 from core.vault import Vault, read_keys
 from delivery.facts import Looking, nobody_counts, nobody_looks
 from delivery.inbox import PostgresInbox
@@ -106,9 +105,6 @@ async def _opened(settings: Settings, *, dry_run: bool) -> AsyncIterator[Worker]
         observer: Observer = Unobserved() if dry_run else DeliveryEvents(clock)
         inbox = PostgresInbox(database, _Aside())
 
-        async def unread(tenant_id: str, user_id: str) -> int:
-            return await inbox.unread_count(Identity(tenant_id=tenant_id, user_id=user_id))
-
         made = worker(
             settings,
             database,
@@ -117,7 +113,9 @@ async def _opened(settings: Settings, *, dry_run: bool) -> AsyncIterator[Worker]
             observer,
             clock,
             await _looking(settings, stack),
-            nobody_counts if dry_run else unread,  # who is counted for is a member of their streams from then on
+            nobody_counts
+            if dry_run
+            else inbox.unread_counts,  # who is counted for is a member of their streams from then on
         )
         yield made
 

@@ -39,13 +39,13 @@ class _Said(NamedTuple):
 Looking: TypeAlias = Callable[[str, str], Awaitable[bool]]
 
 
-#: How many notifications a person (tenant id, user id) has not read; None: not known.
-Unread: TypeAlias = Callable[[str, str], Awaitable[int | None]]
+#: How many notifications people (tenant id, user id) have not read, in their order; None: not known.
+Unread: TypeAlias = Callable[[Sequence[tuple[str, str]]], Awaitable[Sequence[int | None]]]
 
 
-async def nobody_counts(tenant_id: str, user_id: str) -> int | None:
+async def nobody_counts(people: Sequence[tuple[str, str]]) -> Sequence[int | None]:
     """Where badges are not kept."""
-    return None
+    return [None] * len(people)
 
 
 async def nobody_looks(tenant_id: str, user_id: str) -> bool:
@@ -163,8 +163,7 @@ class FactsReader:
         people = sorted(
             {(one.tenant_id, one.user_id) for one in pushes if one.user_id and one.lane < CAMPAIGN_LANE}
         )
-        counts = await asyncio.gather(*(self._unread(*person) for person in people))
-        return dict(zip(people, counts, strict=True))
+        return dict(zip(people, await self._unread(people), strict=True)) if people else {}
 
     def _facts(
         self,

@@ -41,6 +41,10 @@ SQL = load("delivery", "inbox.sql")
 _UNREAD = SQL["count"].format(seen="", unseen="")
 _UNSEEN = SQL["count"].format(seen="OR r.seen_at IS NOT NULL", unseen="AND r.seen_at IS NULL")
 _MEMBERSHIP = SQL["membership"].format(count=_UNREAD)
+
+_UNREAD_OF_ALL = SQL["count_all"].format(
+    count=_UNREAD.replace("$1", "p.tenant_id").replace("$2", "p.user_id")
+)
 _PAGE = SQL["page"].format(hit=SQL["hit"])
 _ONE = SQL["one"].format(hit=SQL["hit"])
 
@@ -139,6 +143,15 @@ class PostgresInbox:
 
     async def unread_count(self, identity: Identity) -> int:
         return (await self.counts(identity)).unread
+
+    async def unread_counts(self, people: Sequence[tuple[str, str]]) -> list[int]:
+        """The unread counts of these people (tenant id, user id), each named once, in their order; in one query."""
+        tenants, users = [tenant_id for tenant_id, _ in people], [user_id for _, user_id in people]
+        async with self._database.connection() as connection:
+            await connection.execute(SQL["join_all"], tenants, users)
+            return [
+                row["unread"] for row in await connection.fetch(_UNREAD_OF_ALL, tenants, users, UNREAD_CAP)
+            ]
 
     async def counts(self, identity: Identity) -> Counts:
         """Unread and unseen notifications."""

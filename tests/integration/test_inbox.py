@@ -401,3 +401,24 @@ async def test_reading_one_by_one_keeps_counting_cheap_and_changes_nothing(store
         if (cursor := page.next_cursor) is None:
             break
     assert set(unread) == left
+
+
+async def test_many_are_counted_at_once_and_in_their_order(stores: Stores) -> None:
+    await stores.send("ada")
+    await stores.send("*")
+    for _ in range(2):
+        await stores.send("bob")
+    read = await stores.send("bob")
+    await stores.inbox.change(person("bob"), "read", [read])
+    await stores.send("bob", tenant_id="hospital")
+
+    counts = await stores.inbox.unread_counts(
+        [(TENANT_ID, "bob"), ("hospital", "bob"), (TENANT_ID, "nobody-yet"), (TENANT_ID, "ada")]
+    )
+
+    assert counts == [2, 1, 0, 1], "whoever is new begins at the tenant's head"
+    await stores.send("*")
+    everybody = [(TENANT_ID, name) for name in ("ada", "bob", "nobody-yet")]
+    assert await stores.inbox.unread_counts(everybody) == [2, 3, 1]
+    singly = [await stores.inbox.unread_count(person(name)) for _, name in everybody]
+    assert singly == [2, 3, 1]

@@ -20,13 +20,12 @@ from app.api.services import ApiSettings
 from app.api.throttle import Throttle
 from core.clock import Clock
 from core.errors import ServiceError
-from core.identity import Identity
 from delivery.conclusion import RetrySettings
 from push.keys import PushSettings, VapidKey
 from push.outcome import PushResult
 from push.payload import words
 from push.sender import PushSender
-from push.store import SQL, Subscriptions
+from push.store import MAX_ENDED, SQL, Subscriptions
 from push.subscription import Subscription
 from tests.api import TENANT, Edge, admin, person, serving
 from tests.providers.push_service import Device, PushService, Say, Silence
@@ -382,7 +381,73 @@ async def test_a_browser_replaces_its_subscription_by_knowing_the_old_one(town: 
     assert (guessed.status_code, replaced.status_code) == (404, 204)
     assert old.told == []
     assert len(new.pushes) == 1
-    assert [row["ended_because"] for row in await town.rows()] == ["replaced", None]
+    assert [(str(row["id"]), row["ended_because"]) for row in await town.rows()] == [(old.id, None)]
+    assert (await town.report(json.loads(new.pushes[0].text), "clicked")).status_code == 204
+
+
+async def test_a_browser_that_replaces_its_subscription_again_and_again_leaves_one_row_and_is_held_to_a_rate(
+    town: Town,
+):
+    old, bobs = await town.subscribe(), await town.subscribe("bob")
+    one, two = town.body(old.device), town.body(town.service.subscribe(town.key))
+    client = town.edge.client()
+
+    async def replace(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
+        body = {"old_endpoint": old["endpoint"], "old_auth_key": old["auth_key"], **new}
+        return (await client.post("/api/v1/push/replace", json=body)).status_code
+
+    onto_bobs = await replace(one, {**two, "endpoint": town.body(bobs.device)["endpoint"]})
+    answers = [204]
+    while answers[-1] == 204 and len(answers) < 1000:
+        answers.append(await replace(one, two))
+        one, two = two, one
+
+    assert onto_bobs == 409
+    assert answers[-1] == 429
+    assert (await town.edge.client(person()).get("/api/v1/push/subscriptions")).status_code == 429
+    assert (await town.edge.client(person("bob")).get("/api/v1/push/subscriptions")).status_code == 200
+    assert [(row["user_id"], row["is_active"]) for row in await town.rows()] == [("ada", True), ("bob", True)]
+
+
+async def test_two_requests_that_replace_each_others_subscription_do_not_wait_for_each_other(town: Town):
+    one, two = await town.subscribe(), await town.subscribe("bob")
+    bodies = [town.body(browser.device) for browser in (one, two)]
+
+    async def replace(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
+        body = {"old_endpoint": old["endpoint"], "old_auth_key": old["auth_key"], **new}
+        return (await town.edge.client().post("/api/v1/push/replace", json=body)).status_code
+
+    for _ in range(10):
+        both = await asyncio.gather(replace(*bodies), replace(*reversed(bodies)))
+        assert set(both) <= {204, 404}
+    assert sum(row["is_active"] for row in await town.rows()) == 1
+
+
+async def test_what_has_ended_of_a_persons_browsers_is_kept_within_bounds(town: Town):
+    device = town.service.subscribe(town.key)
+    for _ in range(MAX_ENDED + 5):
+        await town.subscribe("ada", device)
+        await town.subscribe("bob", device)
+
+    kept = [row["user_id"] for row in await town.rows()]
+    assert kept.count("ada") <= MAX_ENDED + 1
+    assert kept.count("bob") <= MAX_ENDED + 1
+
+
+async def test_nobody_subscribes_with_a_key_that_another_process_has_retired(town: Town):
+    keys = town.edge.services.delivery.push.keys
+    old, device = keys.current, town.service.subscribe(town.key)
+    kept = await town.subscribe("bob")
+    await keys.rotate()
+    assert old.id != keys.current.id
+    await town.edge.rows("UPDATE vapid_keys SET state = 'retired' WHERE id = $1", old.id)
+
+    new = await town.edge.client(person()).post(SUBSCRIBE, json=town.body(device, vapid_key_id=old.id))
+    seen = await town.edge.client(person("bob")).post(SUBSCRIBE, json=town.body(kept.device))
+
+    assert (new.status_code, new.json()["details"][0]["field"]) == (422, "vapid_key_id")
+    assert seen.status_code == 201, "it says so in its answer"
+    assert seen.json()["is_current_key"] is False
 
 
 async def test_a_person_keeps_the_browsers_that_were_seen_last(town: Town):
@@ -966,14 +1031,11 @@ async def test_reading_everything_is_carried_too(town: Town):
 
 
 async def test_the_badge_says_how_many_are_unread(town: Town):
-    async def unread(tenant_id: str, user_id: str) -> int:
-        return (await town.edge.services.inbox.counts(Identity(tenant_id=tenant_id, user_id=user_id))).unread
-
     browser = await town.subscribe()
     await town.edge.submit()
     await town.edge.submit(channels=["in_app", "push"])
 
-    await town.work(unread=unread)
+    await town.work(unread=town.edge.services.inbox.unread_counts)
 
     assert browser.said["app_badge"] == 2
 
