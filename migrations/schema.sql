@@ -768,6 +768,8 @@ CREATE INDEX idx_push_subscriptions_active ON public.push_subscriptions USING bt
 
 CREATE INDEX idx_push_subscriptions_age ON public.push_subscriptions USING btree (last_seen_at);
 
+CREATE INDEX idx_push_subscriptions_ended ON public.push_subscriptions USING btree (tenant_id, user_id, id) WHERE (NOT is_active);
+
 CREATE UNIQUE INDEX idx_push_subscriptions_endpoint ON public.push_subscriptions USING btree (endpoint_hash) WHERE is_active;
 
 CREATE INDEX idx_push_subscriptions_key ON public.push_subscriptions USING btree (vapid_key_id) WHERE is_active;

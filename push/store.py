@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, TypeAlias
 from uuid import UUID
@@ -20,7 +20,7 @@ import structlog
 
 from core.clock import Clock
 from core.database import Connection, Database
-from core.errors import ServiceError, not_found
+from core.errors import ServiceError, invalid, not_found
 from core.ids import uuid7
 from core.keys import decode_base64url, encode_base64url
 from core.sql import load
@@ -39,6 +39,9 @@ Event: TypeAlias = Literal["shown", "clicked", "closed"]
 
 #: Browsers of one person; one more ends the one that was seen longest ago.
 MAX_BROWSERS = 20
+
+#: Of those that have ended, for whoever asks why nothing came.
+MAX_ENDED = 20
 
 #: Refusals in a row after which a browser ends, where the same service takes what is for others.
 REFUSALS = 5
@@ -145,7 +148,8 @@ class Subscriptions:
 
         current_key_id: what a browser that is new was made with, unless the page says otherwise.
 
-        Raises ServiceError (conflict) when somebody else has that endpoint and the keys are not the same.
+        Raises ServiceError: conflict, when somebody else has that endpoint and the keys are not the same; invalid, for
+        a key that was retired.
         """
         for _ in range(_TRIES):
             async with self._database.transaction() as connection:
@@ -155,29 +159,51 @@ class Subscriptions:
                     return device
         raise ServiceError("unavailable", "This browser subscribes from several places.", retry_after=1)
 
-    async def replace(self, endpoint: str, auth: bytes, offer: Offer, current_key_id: str) -> Device:
+    async def replace(
+        self,
+        endpoint: str,
+        auth: bytes,
+        offer: Offer,
+        current_key_id: str,
+        admit: Callable[[str, str], None],
+    ) -> None:
         """
         The browser has given itself another subscription while nobody was signed in: whoever knows the old endpoint
-        and its secret is that browser. It keeps its name, and what its page has said of it.
+        and its secret is that browser. It stays the same one, at another endpoint.
 
-        Raises ServiceError (not_found) for an endpoint that is not known, and for another secret.
+        admit: told whose it is (tenant id, user id), once that is shown; what it raises is raised.
+
+        Raises ServiceError: not_found, for an endpoint that is not known, and for another secret; conflict, when
+        somebody else has the new endpoint and the keys are not the same.
         """
+        old, new = self._hash(endpoint), self._hash(offer.endpoint)
         for _ in range(_TRIES):
-            async with self._database.transaction() as connection:
-                row = await connection.fetchrow(SQL["hold"], self._hash(endpoint))
-                stored = None if row is None else self._opened(row)
-                if row is None or stored is None or not hmac.compare_digest(stored.auth, auth):
-                    raise not_found("subscription")
-                if identity(endpoint) != identity(offer.endpoint):
-                    await connection.execute(SQL["end"], row["tenant_id"], row["id"], "replaced")
-                same = replace(
-                    offer, user_agent=row["user_agent"], device_info=json.loads(row["device_info"])
-                )
-                device = await self._put(
-                    connection, row["tenant_id"], row["user_id"], same, current_key_id, row["name"]
-                )
-                if device is not None:
-                    return device
+            try:
+                async with self._database.transaction() as connection:
+                    held = {
+                        row["endpoint_hash"]: row for row in await connection.fetch(SQL["hold"], [old, new])
+                    }
+                    row = held.pop(old, None)
+                    stored = None if row is None else self._opened(row)
+                    if row is None or stored is None or not hmac.compare_digest(stored.auth, auth):
+                        raise not_found("subscription")
+                    admit(row["tenant_id"], row["user_id"])
+                    if (other := held.get(new)) is not None:
+                        await self._make_way(connection, other, offer)
+                    await self._hold_key(connection, current_key_id)
+                    await connection.execute(
+                        SQL["move"],
+                        row["tenant_id"],
+                        row["id"],
+                        new,
+                        self._sealed(row["tenant_id"], row["id"], offer),
+                        offer.origin,
+                        current_key_id,
+                        offer.expires_at,
+                    )
+                    return
+            except asyncpg.UniqueViolationError:  # another request was quicker with that endpoint
+                continue
         raise ServiceError("unavailable", "This browser subscribes from several places.", retry_after=1)
 
     async def devices(self, tenant_id: str, user_id: str) -> list[Device]:
@@ -326,11 +352,10 @@ class Subscriptions:
         user_id: str,
         offer: Offer,
         current_key_id: str,
-        name: str | None = None,
     ) -> Device | None:
         """None: another request was quicker, begin again."""
         hashed = self._hash(offer.endpoint)
-        row = await connection.fetchrow(SQL["hold"], hashed)
+        row = await connection.fetchrow(SQL["hold"], [hashed])
         key_id = offer.vapid_key_id or current_key_id
         if row is not None:
             stored = self._opened(row)
@@ -338,12 +363,11 @@ class Subscriptions:
             if is_same and offer.vapid_key_id is None:
                 key_id = row["vapid_key_id"]  # the same keys: it was made with the key it always had
             if (row["tenant_id"], row["user_id"]) == (tenant_id, user_id):
+                if key_id != row["vapid_key_id"]:
+                    await self._hold_key(connection, key_id)
                 return _device(await self._see(connection, row, offer, key_id))
-            if stored is not None and not is_same:
-                raise ServiceError(
-                    "conflict", "This browser is somebody else's, and its keys are other ones."
-                )
-            await connection.execute(SQL["end"], row["tenant_id"], row["id"], "replaced")
+            await self._make_way(connection, row, offer)
+        await self._hold_key(connection, key_id)
         subscription_id = uuid7()
         made = await connection.fetchrow(
             SQL["insert"],
@@ -354,12 +378,26 @@ class Subscriptions:
             self._sealed(tenant_id, subscription_id, offer),
             offer.origin,
             key_id,
-            name,
             offer.user_agent,
             json.dumps(offer.device_info),
             offer.expires_at,
         )
-        return None if made is None else _device(made)
+        if made is None:
+            return None
+        await connection.execute(SQL["delete_surplus"], tenant_id, user_id, MAX_ENDED)
+        return _device(made)
+
+    async def _make_way(self, connection: Connection, row: asyncpg.Record, offer: Offer) -> None:
+        """What was this browser's until now ends. Raises ServiceError (conflict) where it is another one's."""
+        stored = self._opened(row)
+        if stored is not None and not _is_same(stored, offer):
+            raise ServiceError("conflict", "This browser is somebody else's, and its keys are other ones.")
+        await connection.execute(SQL["end"], row["tenant_id"], row["id"], "replaced")
+
+    async def _hold_key(self, connection: Connection, key_id: str) -> None:
+        """Raises ServiceError (invalid) for a key that was retired, by whatever process."""
+        if not await connection.fetchval(SQL["hold_key"], key_id):
+            raise invalid("vapid_key_id", "is no key of this installation, or one that was retired")
 
     async def _see(
         self, connection: Connection, row: asyncpg.Record, offer: Offer, key_id: str

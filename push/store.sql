@@ -1,18 +1,24 @@
 -- name: hold
--- The subscription that a browser has now, held until the transaction ends. An endpoint belongs to one browser in the
--- whole world, so this asks for no tenant. Leans on idx_push_subscriptions_endpoint.
---   $1 endpoint hash bytea
-SELECT tenant_id, id, user_id, endpoint, origin, vapid_key_id, name, user_agent, device_info FROM push_subscriptions
-WHERE endpoint_hash = $1 AND is_active
+-- The subscriptions of endpoints, held until the transaction ends, in one order. An endpoint belongs to one browser in
+-- the whole world, so this asks for no tenant. Leans on idx_push_subscriptions_endpoint.
+--   $1 endpoint hashes bytea[]
+SELECT tenant_id, id, user_id, endpoint_hash, endpoint, origin, vapid_key_id FROM push_subscriptions
+WHERE endpoint_hash = ANY ($1::bytea[]) AND is_active
+ORDER BY endpoint_hash
 FOR UPDATE;
+
+-- name: hold_key
+-- Whether a key is one that signs; it is not retired before the transaction ends.
+--   $1 vapid key id text
+SELECT state <> 'retired' FROM vapid_keys WHERE id = $1 FOR SHARE;
 
 -- name: insert
 -- A browser that is new, or somebody else's now. Returns nothing where another request was quicker.
 --   $1 tenant id text, $2 id uuid, $3 user id text, $4 endpoint hash bytea, $5 endpoint bytea (sealed), $6 origin text,
---   $7 vapid key id text, $8 name text, $9 user agent text, $10 device info text (JSON), $11 expires at timestamptz
-INSERT INTO push_subscriptions (tenant_id, id, user_id, endpoint_hash, endpoint, origin, vapid_key_id, name, user_agent,
+--   $7 vapid key id text, $8 user agent text, $9 device info text (JSON), $10 expires at timestamptz
+INSERT INTO push_subscriptions (tenant_id, id, user_id, endpoint_hash, endpoint, origin, vapid_key_id, user_agent,
                                 device_info, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10::json, $11)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::json, $10)
 ON CONFLICT (endpoint_hash) WHERE is_active DO NOTHING
 RETURNING *;
 
@@ -26,6 +32,14 @@ SET endpoint = $3, vapid_key_id = $4, user_agent = coalesce($5, user_agent), dev
 WHERE tenant_id = $1 AND id = $2
 RETURNING *;
 
+-- name: move
+-- The browser has given itself another subscription: it is the same one, at another endpoint.
+--   $1 tenant id text, $2 id uuid, $3 endpoint hash bytea, $4 endpoint bytea (sealed), $5 origin text,
+--   $6 vapid key id text, $7 expires at timestamptz
+UPDATE push_subscriptions
+SET endpoint_hash = $3, endpoint = $4, origin = $5, vapid_key_id = $6, expires_at = $7, last_seen_at = now(), failures = 0
+WHERE tenant_id = $1 AND id = $2;
+
 -- name: end
 --   $1 tenant id text, $2 id uuid, $3 because text
 UPDATE push_subscriptions SET is_active = false, ended_because = $3 WHERE tenant_id = $1 AND id = $2 AND is_active;
@@ -38,6 +52,15 @@ WHERE tenant_id = $1 AND id IN (
     SELECT id FROM push_subscriptions WHERE tenant_id = $1 AND user_id = $2 AND is_active
     ORDER BY last_seen_at DESC, id DESC OFFSET $3
     FOR UPDATE);
+
+-- name: delete_surplus
+-- Of a person's browsers that have ended the newest are kept, however often they came and went. Leans on
+-- idx_push_subscriptions_ended.
+--   $1 tenant id text, $2 user id text, $3 how many are kept int
+DELETE FROM push_subscriptions
+WHERE tenant_id = $1 AND id IN (
+    SELECT id FROM push_subscriptions WHERE tenant_id = $1 AND user_id = $2 AND NOT is_active
+    ORDER BY id DESC OFFSET $3);
 
 -- name: list
 -- The browsers of a person, the newest first. Leans on idx_push_subscriptions_active.

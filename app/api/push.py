@@ -10,10 +10,11 @@ from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 from starlette.responses import Response
 
 from app.api.models import Answer, Body, Moment, Parameters
-from app.api.operation import PUBLIC, Call, Operation, answer, nothing
+from app.api.operation import PUBLIC, THROTTLE, Call, Operation, answer, nothing
 from app.api.reading import query, read
 from app.pushing import Pushing
 from core.errors import ServiceError, invalid, not_found
+from core.identity import Identity
 from core.ids import uuid7
 from core.vault import SealBroken
 from delivery.audit_store import actor_of
@@ -192,7 +193,11 @@ async def subscribe(call: Call) -> Response:
 
 
 async def replace(call: Call) -> Response:
-    """Take a new subscription for an old one. Whoever knows the old endpoint and its secret is that browser."""
+    """
+    Take a new subscription for an old one. Whoever knows the old endpoint and its secret is that browser.
+
+    It counts as a request of the person whose browser it is.
+    """
     wanted, push = await read(call, Replacement), _push(call)
     await push.keys.refresh()
     offer = _offer(push, wanted)
@@ -204,7 +209,11 @@ async def replace(call: Call) -> Response:
         old = check_endpoint(wanted.old_endpoint, push.settings) + target(wanted.old_endpoint)
     except BadSubscription:
         old = wanted.old_endpoint  # of a push service that was allowed when it was kept
-    await push.subscriptions.replace(old, auth, offer, push.keys.current.id)
+
+    def admit(tenant_id: str, user_id: str) -> None:
+        call.scope[THROTTLE].admit(Identity(tenant_id=tenant_id, user_id=user_id))
+
+    await push.subscriptions.replace(old, auth, offer, push.keys.current.id, admit)
     return nothing()
 
 
@@ -435,7 +444,7 @@ def operations() -> tuple[Operation, ...]:
             scopes=PUBLIC,
             body=Replacement,
             answers={204: None},
-            problems=("not_found", "conflict", "unavailable"),
+            problems=("not_found", "conflict", "unavailable", "rate_limited"),
             examples={
                 "by a service worker": {
                     "old_endpoint": _ENDPOINT,

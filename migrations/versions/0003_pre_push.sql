@@ -35,6 +35,7 @@ CREATE TABLE push_subscriptions (
 );
 CREATE UNIQUE INDEX idx_push_subscriptions_endpoint ON push_subscriptions (endpoint_hash) WHERE is_active;
 CREATE INDEX idx_push_subscriptions_active ON push_subscriptions (tenant_id, user_id, id) WHERE is_active; -- AIVO's
+CREATE INDEX idx_push_subscriptions_ended ON push_subscriptions (tenant_id, user_id, id) WHERE NOT is_active;
 CREATE INDEX idx_push_subscriptions_key ON push_subscriptions (vapid_key_id) WHERE is_active;
 CREATE INDEX idx_push_subscriptions_age ON push_subscriptions (last_seen_at);
 

@@ -445,7 +445,8 @@ async def test_nobody_subscribes_with_a_key_that_another_process_has_retired(tow
     new = await town.edge.client(person()).post(SUBSCRIBE, json=town.body(device, vapid_key_id=old.id))
     seen = await town.edge.client(person("bob")).post(SUBSCRIBE, json=town.body(kept.device))
 
-    assert (new.status_code, new.json()["details"][0]["field"]) == (422, "vapid_key_id")
+    assert new.status_code == 422
+    assert "vapid_key_id" in new.text
     assert seen.status_code == 201, "it says so in its answer"
     assert seen.json()["is_current_key"] is False
 
