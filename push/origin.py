@@ -2,8 +2,8 @@
 (pure) How fast one push service may be sent to, learned from its answers. Times are seconds of a monotonic clock.
 
 Concurrency grows while all goes well and is halved when the push service has had enough (additive increase,
-multiplicative decrease); a rate may bound it from above. Retry-After is kept. After failures in a row nobody sends
-for a while, and then one request looks whether the push service is back.
+multiplicative decrease); a rate may bound it from above. Retry-After is kept, within bounds. After that, and after
+failures in a row, for which nobody sends for a while, one request looks whether the push service is back.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
-from uuid import UUID
+from typing import Literal, TypeAlias
 
 from push.outcome import PushResult
 
@@ -26,6 +25,7 @@ class Pace:
     failures: int = 5  # in a row, until nobody sends for a while
     first_pause: float = 1.0  # seconds; twice as long each time
     longest_pause: float = 60.0  # seconds
+    longest_asked: float = 300.0  # seconds that nobody sends for because it has asked for more
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,11 @@ class Pause:
 _START = 16.0
 
 #: A push service may limit one browser or all of us, and does not say which (RFC 8030 §8.4): refusals in a row of so
-#: many browsers are ours. Else anybody could stop the push service for all by wearing out a browser of their own.
+#: many people's browsers are ours. Else anybody could stop the push service for all by wearing out browsers of their own.
 _OURS = 3
+
+#: Whose push it was: tenant id and user id.
+Person: TypeAlias = tuple[str, str]
 
 #: Answers that are remembered, and how many of them may say "gone" before that is doubted.
 _WINDOW = 200
@@ -63,12 +66,13 @@ class Origin:
     limit: float = _START
     in_flight: int = 0
     paused_until: float = 0.0
-    throttled: set[UUID | None] = field(default_factory=set)  # browsers, some of those in a row
+    throttled: set[Person | None] = field(default_factory=set)  # people, some of those in a row
     failures: int = 0  # in a row
     used: float = 0.0  # when it was sent to last
     _tokens: float = 1.0
     _refilled: float = 0.0
     _halved: float = float("-inf")
+    _is_probed: bool = False  # a pause is over, or will be: one looks first
     _is_new: bool = True  # until the first time it has had enough
     _closed_until: float = 0.0
     _recent: deque[bool] = field(default_factory=lambda: deque(maxlen=_WINDOW))  # was it gone?
@@ -84,7 +88,7 @@ class Origin:
 
     def holds_back(self, now: float) -> bool:
         """Whether the push service as a whole is not sent to, or only to see whether it is back."""
-        return self.is_open or now < self.paused_until
+        return self.is_open or self._is_probed or now < self.paused_until
 
     def admit(self, now: float) -> Wait | Pause | None:
         """Whether one more may be sent now: None, and it counts as under way until `ended`."""
@@ -92,7 +96,7 @@ class Origin:
             return Pause(self.paused_until - now, "throttled")
         if now < self._closed_until:
             return Pause(self._closed_until - now, "retry")
-        if self.in_flight >= (1 if self.is_open else int(self.limit)):
+        if self.in_flight >= (1 if self.is_open or self._is_probed else int(self.limit)):
             return Wait(None)
         if self.pace.rate is not None:
             burst = max(1.0, self.pace.rate / 10)
@@ -105,11 +109,11 @@ class Origin:
         self.used = now
         return None
 
-    def ended(self, result: PushResult | None, now: float, browser: UUID | None = None) -> None:
+    def ended(self, result: PushResult | None, now: float, person: Person | None = None) -> None:
         """
         One that was admitted has ended. None: without a word about the push service, such as a cancellation.
 
-        browser: whose push it was; one that has had enough says so again and again, and stops nobody else.
+        person: whose push it was; browsers of one who has had enough say so again and again, and stop nobody else.
         """
         was_full = self.in_flight * 2 >= self.limit
         self.in_flight -= 1
@@ -118,7 +122,7 @@ class Origin:
         if result.kind == "throttled":
             self.failures = 0
             if len(self.throttled) < _OURS:
-                self.throttled.add(browser)
+                self.throttled.add(person)
             self._halve(now)
             if len(self.throttled) >= _OURS:
                 self._pause(result.retry_after or timedelta(seconds=self.pace.first_pause), now)
@@ -127,6 +131,7 @@ class Origin:
         elif result.status is not None:  # it has answered, whatever it says about this one
             self.throttled.clear()
             self.failures = 0
+            self._is_probed = False
             self._remember(result)
             if was_full:
                 self.limit = min(
@@ -162,4 +167,5 @@ class Origin:
             self._is_new = False
 
     def _pause(self, wait: timedelta, now: float) -> None:
-        self.paused_until = max(self.paused_until, now + wait.total_seconds())
+        self.paused_until = max(self.paused_until, now + min(wait.total_seconds(), self.pace.longest_asked))
+        self._is_probed = True

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol, TypeVar
-from uuid import UUID
 
 from core.clock import Clock
 from push.encryption import MAX_PLAINTEXT, SenderKeys, bucket, encrypt
 from push.guard import Guard, Resolver, target
 from push.keys import PushSettings, VapidKey
-from push.origin import Origin, Pace, Pause
+from push.origin import Origin, Pace, Pause, Person
 from push.outcome import PushResult, Service, result_of, service_of
 from push.subscription import BadSubscription, Subscription
 from push.transport import Broken, Headers, KeepAliveTransport, Patience, Post, Transport, trusting
@@ -149,7 +148,7 @@ class PushSender:
                 result = PushResult(kind="refused", status=result.status, reason=reason)
         finally:
             self.stats.in_flight -= 1
-            gate.leave(result, subscription.id)
+            gate.leave(result, (subscription.tenant_id, subscription.user_id))
         if result.kind in ("retry", "throttled") and gate.origin.holds_back(self._clock.monotonic()):
             result = replace(result, is_held_back=True)
         return self._counted(service, result)
@@ -301,8 +300,8 @@ class _Gate:
             behind = False
             now = self._clock.monotonic()
 
-    def leave(self, result: PushResult | None, browser: UUID) -> None:
-        self.origin.ended(result, self._clock.monotonic(), browser)
+    def leave(self, result: PushResult | None, person: Person) -> None:
+        self.origin.ended(result, self._clock.monotonic(), person)
         self._wake()
 
     def _wake(self) -> None:

@@ -399,6 +399,19 @@ async def test_after_retry_after_nobody_asks_until_it_is_over(service: PushServi
     assert service.requests == 1
 
 
+async def test_browsers_of_one_person_that_have_had_enough_stop_nobody_else(service: PushService) -> None:
+    device = service.subscribe(KEY)
+    service.script.extend(Say(429, {"Retry-After": "3600"}) for _ in range(5))
+
+    async with closing(sender(service, key=KEY)) as made:
+        worn = [await push(made, service, device) for _ in range(5)]
+        other = await push(made, service, device)
+
+    assert [one.status for one in worn] == [429] * 5
+    assert not any(one.is_held_back for one in worn)
+    assert other.kind == "sent"
+
+
 async def test_a_push_service_that_only_fails_is_left_alone(service: PushService) -> None:
     device = service.subscribe(KEY)
     service.fault_of = lambda _token: Say(500)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from uuid import uuid4
+
+import pytest
 
 from push.origin import Origin, Pace, Pause, Wait
-from push.outcome import PushResult
+from push.outcome import Kind, PushResult
 
 SENT = PushResult(kind="sent", status=201)
 GONE = PushResult(kind="gone", status=410)
@@ -63,12 +64,12 @@ def test_refusals_of_one_moment_halve_once() -> None:
     assert origin.limit == 32
 
 
-def test_one_browser_that_has_had_enough_stops_nobody_else_and_three_in_a_row_stop_all() -> None:
+def test_one_person_who_has_had_enough_stops_nobody_else_and_three_in_a_row_stop_all() -> None:
     origin = Origin(Pace())
-    one, two, three = uuid4(), uuid4(), uuid4()
-    for browser in (one, one, one, one, two):
+    one, two, three = ("school", "ada"), ("school", "bob"), ("clinic", "ada")
+    for person in (one, one, one, one, two):
         assert origin.admit(0) is None
-        origin.ended(ENOUGH, 0, browser)
+        origin.ended(ENOUGH, 0, person)
     assert origin.admit(0) is None
     origin.ended(ENOUGH, 0, three)
     assert isinstance(origin.admit(0), Pause)
@@ -90,6 +91,29 @@ def test_a_pause_that_is_asked_for_is_kept() -> None:
 
     assert origin.admit(89) == Pause(1, "throttled")
     assert origin.admit(90) is None
+
+
+@pytest.mark.parametrize(("kind", "status"), [("throttled", 429), ("retry", 503)])
+def test_nobody_stops_a_push_service_for_an_hour_and_one_looks_when_the_pause_is_over(
+    kind: Kind, status: int
+) -> None:
+    origin = Origin(Pace())
+    asked = PushResult(kind=kind, status=status, retry_after=timedelta(hours=1))
+    admitted = [origin.admit(0) for _ in range(3)]
+    for user_id in ("ada", "bob", "eve"):
+        origin.ended(asked, 0, ("school", user_id))
+
+    assert admitted == [None] * 3
+    assert origin.admit(299) == Pause(1, "throttled")
+    assert origin.admit(300) is None
+    assert origin.admit(300) == Wait(None)
+    assert origin.holds_back(300)
+    origin.ended(asked, 300, ("school", "dan"))
+    assert origin.admit(599) == Pause(1, "throttled")
+    assert origin.admit(600) is None
+    origin.ended(SENT, 600)
+    assert not origin.holds_back(600)
+    assert full(origin, 600) > 1
 
 
 def test_failures_in_a_row_open_the_breaker_and_one_at_a_time_looks_again() -> None:
