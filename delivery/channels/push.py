@@ -200,16 +200,28 @@ class PushProvider:
             payload,
             ttl=ttl(message.priority, message.expires_at, self._clock.now(), self._settings.lives),
             urgency=urgency(message.priority),
-            topic=self._topic(message),
+            topic=self._topic(message, subscription.id),
         )
 
-    def _topic(self, message: Message) -> str:
-        """Of what it replaces; else of itself, so that what is sent twice waits for the browser once."""
-        secret = self._secrets.get(message.tenant_id)
-        if secret is None:
-            secret = self._secrets[message.tenant_id] = self._vault.lookup("push-topic", message.tenant_id)
+    def _topic(self, message: Message, subscription_id: UUID) -> str:
+        """
+        Of what it replaces; else of itself, so that what is sent twice waits for the browser once. Of this browser
+        alone: by one that several have, their push service would see that they belong together.
+        """
         key = message.collapse_key
-        return topic(secret, f"collapse:{key}" if key is not None else f"one:{message.notification_id}")
+        what = f"collapse:{key}" if key is not None else f"one:{message.notification_id}"
+        return topic(self._secret(message.tenant_id), f"{subscription_id.hex}:{what}")
+
+    def _tag(self, message: Message) -> str | None:
+        """What it replaces on the screen; only the browser reads it. None: nothing."""
+        key = message.collapse_key
+        return None if key is None else topic(self._secret(message.tenant_id), f"tag:{key}")
+
+    def _secret(self, tenant_id: str) -> bytes:
+        secret = self._secrets.get(tenant_id)
+        if secret is None:
+            secret = self._secrets[tenant_id] = self._vault.lookup("push-topic", tenant_id)
+        return secret
 
     def push_of(self, message: Message, subscription_id: UUID) -> Push:
         """What the browser is told."""
@@ -226,7 +238,7 @@ class PushProvider:
             home=message.home or "/",
             priority=message.priority,
             locale=message.locale,
-            tag=self._topic(message) if message.collapse_key is not None else None,
+            tag=self._tag(message),
             icon=looks.icon or self._settings.icon,
             badge=looks.badge or self._settings.badge,
             image=looks.image,

@@ -703,8 +703,39 @@ async def test_headers_follow_from_priority_and_what_replaces_what(town: Town):
     assert (urgent.urgency, low.urgency, plain.urgency) == ("high", "low", "normal")
     assert (urgent.ttl, low.ttl) == (3 * 24 * 3600, 12 * 3600)
     assert urgent.topic == low.topic != plain.topic
+    tags = [json.loads(one.text)["tag"] for one in (urgent, low, plain)]
+    assert tags[0] == tags[1] != tags[2]
     assert "iep" not in str(urgent.topic)
     assert json.loads(urgent.text)["requireInteraction"] is True
+
+
+@pytest.mark.parametrize("members", [{}, {"collapse_key": "iep-12345"}])
+async def test_a_push_service_does_not_see_who_is_sent_the_same(town: Town, members: dict[str, str]):
+    browsers = [await town.subscribe(user_id) for user_id in ("ada", "ada", "bob")]
+
+    sent = {"title": "x", "message": "y", "channels": ["push"], "recipients": ["ada", "bob"], **members}
+    await town.edge.client(admin()).post("/api/v1/notifications", json=sent)
+    await town.work()
+
+    assert len({browser.device.pushes[0].topic for browser in browsers}) == 3
+    if members:
+        assert len({browser.said["tag"] for browser in browsers}) == 1, "which only browsers read"
+        assert browsers[0].said["tag"] not in {browser.device.pushes[0].topic for browser in browsers}
+
+
+async def test_the_topics_of_a_tenant_are_made_with_a_secret_of_its_own(town: Town):
+    provider = cast(Any, town.edge.services.delivery.push.provider)
+    browser, notification_id = uuid4(), uuid4()
+
+    topics, tags = set(), set()
+    for tenant_id in ("school", "clinic"):
+        for key in ("iep-12345", None):
+            message = SimpleNamespace(tenant_id=tenant_id, collapse_key=key, notification_id=notification_id)
+            topics.add(provider._topic(message, browser))
+            tags.add(provider._tag(message))
+
+    assert len(topics) == 4
+    assert len(tags - {None}) == 2
 
 
 async def test_an_answer_that_is_lost_is_repeated_under_the_same_topic(town: Town, database: str):
