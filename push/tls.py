@@ -19,11 +19,12 @@ class Tls:
     What `receive` and `outgoing` give is written or handed on by the owner of the socket.
     """
 
-    __slots__ = ("_in", "_out", "_session", "is_ended", "is_established")
+    __slots__ = ("_fault", "_in", "_out", "_session", "is_ended", "is_established")
 
     def __init__(self, context: ssl.SSLContext, host: str) -> None:
         self.is_established = False
         self.is_ended = False  # the other side has said that nothing more comes (RFC 8446 §6.1)
+        self._fault: ssl.SSLError | None = None
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._session = context.wrap_bio(self._in, self._out, server_hostname=host)
 
@@ -36,8 +37,11 @@ class Tls:
         """
         What these bytes say in plain; nothing while the handshake goes on. `outgoing` may hold an answer then.
 
-        Raises ssl.SSLError, for a certificate that is not the host's as for bytes that are no TLS.
+        Raises ssl.SSLError, for a certificate that is not the host's as for bytes that are no TLS; what came before
+        those is given first, and the fault is raised at the next call.
         """
+        if self._fault is not None:
+            raise self._fault
         self._in.write(data)
         if not self.is_established and not self._shake():
             return b""
@@ -49,11 +53,21 @@ class Tls:
                 ssl.SSLWantReadError
             ):  # what is left is half a record, or was not for us: a ticket, a new key
                 break
+            except ssl.SSLError as fault:
+                if not found:
+                    raise
+                self._fault = fault
+                break
             if not text:
                 self.is_ended = True
                 break
             found += text
         return found
+
+    @property
+    def is_spoilt(self) -> bool:
+        """Whether bytes have come that are no TLS."""
+        return self._fault is not None
 
     def seal(self, text: bytes) -> bytes:
         """The records of a text. Raises ssl.SSLError."""

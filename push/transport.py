@@ -9,6 +9,7 @@ other: nothing here knows how to follow one.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -354,15 +355,21 @@ class _Connection(asyncio.Protocol):
         return waiting
 
     def is_usable(self) -> bool:
-        """Whether another request can go this way: the kernel may know of an end that the loop has not told us yet."""
-        if not self.is_free:
-            return False
-        try:
-            return self._raw.recv(1, _LOOK) != b""
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
+        """
+        Whether another request can go this way. The kernel may hold what the loop has not told us yet, such as an end,
+        so that is read first.
+        """
+        while self.is_free:
+            try:
+                data = self._raw.recv(HEAD_MAX_BYTES, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            if not data:
+                return False
+            self.data_received(data)
+        return False
 
     def close(self) -> None:
         self.is_free = False
@@ -402,7 +409,9 @@ class _Connection(asyncio.Protocol):
                 return
             self._buffer += text
             self._read()
-        if self._tls.is_ended:
+        if self._tls.is_spoilt:
+            self.abort()
+        elif self._tls.is_ended:
             self.close()
 
     def eof_received(self) -> None:
@@ -469,7 +478,8 @@ class _Connection(asyncio.Protocol):
     def _finish(self, head: _Head, body: bytes, *, keep: bool) -> None:
         self._buffer.clear()
         self._head = None
-        keep = keep and head.keeps_open and self._transport is not None and not self._transport.is_closing()
+        keep = keep and head.keeps_open and not self._tls.is_spoilt
+        keep = keep and self._transport is not None and not self._transport.is_closing()
         self.is_free = keep
         if not keep:
             self.abort()
@@ -496,8 +506,8 @@ class _Connection(asyncio.Protocol):
             waiting.set_result(ended)
 
 
-#: Is there anything, or the end?
-_LOOK = socket.MSG_PEEK | socket.MSG_DONTWAIT
+#: Of a chunk (RFC 9112 §7.1).
+_SIZE = re.compile(rb"[0-9A-Fa-f]{1,12}")
 
 _BROKE = "the connection to the push service broke"
 
@@ -522,7 +532,8 @@ def _head(data: bytes) -> _Head | None:
     """Status line and header fields, without the empty line (RFC 9112 §4, §5). None: it is none."""
     line, _, rest = data.decode("latin-1").partition("\r\n")
     version, code = line[:9], line[9:12]
-    if version not in ("HTTP/1.1 ", "HTTP/1.0 ") or not (code.isascii() and code.isdigit()) or code < "100":
+    is_ours = version in ("HTTP/1.1 ", "HTTP/1.0 ") and line[12:13] in ("", " ")
+    if not is_ours or not (code.isascii() and code.isdigit()) or code < "100":
         return None
     headers: dict[str, str] = {}
     for one in rest.split("\r\n") if rest else ():
@@ -553,10 +564,10 @@ def _chunks(buffer: bytearray) -> tuple[bytes, int] | None:
         end = buffer.find(b"\r\n", at)
         if end < 0:
             return None
-        try:
-            size = int(bytes(buffer[at:end]).partition(b";")[0], 16)
-        except ValueError:
+        digits = bytes(buffer[at:end]).partition(b";")[0].rstrip(b" \t")
+        if not _SIZE.fullmatch(digits):
             return None
+        size = int(digits, 16)
         at = end + 2
         if size == 0:
             end = buffer.find(b"\r\n", at)
@@ -564,7 +575,7 @@ def _chunks(buffer: bytearray) -> tuple[bytes, int] | None:
                 at = end + 2
                 end = buffer.find(b"\r\n", at)
             return None if end < 0 else (bytes(body), end + 2)
-        if len(buffer) < at + size + 2 or size < 0:
+        if len(buffer) < at + size + 2:
             return None
         body += buffer[at : at + size]
         at += size + 2

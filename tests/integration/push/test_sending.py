@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
+import socket
+import ssl
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from functools import partial
@@ -48,6 +53,64 @@ async def push(made: PushSender, service: PushService, device: Device, **changes
         urgency=given["urgency"],
         topic=given["topic"],
     )
+
+
+CREATED = b"HTTP/1.1 201 C\r\nContent-Length: 0\r\n\r\n"
+
+
+def answer_one(tls: ssl.SSLSocket, then: bytes = b"") -> None:
+    """Read a request and take it. then: what is written after it without TLS, in the same packet."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += tls.recv(65536)
+    head, _, body = data.partition(b"\r\n\r\n")
+    [length] = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    while len(body) < int(length.partition(b":")[2]):
+        body += tls.recv(65536)
+    if not then:
+        tls.sendall(CREATED)
+        return
+    with socket.socket(fileno=os.dup(tls.fileno())) as raw:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        tls.sendall(CREATED)
+        raw.sendall(then)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+
+@asynccontextmanager
+async def raw_service(
+    service: PushService, serve: Callable[[ssl.SSLSocket, int], None]
+) -> AsyncIterator[PushSender]:
+    """A sender to whom the push service is what `serve` does with each connection, in a thread, by its number."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    opened: list[ssl.SSLSocket] = []
+
+    def one(plain: socket.socket, number: int) -> None:
+        with suppress(OSError):
+            tls = service._tls.wrap_socket(plain, server_side=True)
+            opened.append(tls)
+            serve(tls, number)
+
+    def accept() -> None:
+        with suppress(OSError):
+            number = 0
+            while True:
+                plain, _ = listening.accept()
+                number += 1
+                threading.Thread(target=one, args=(plain, number), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    port = listening.getsockname()[1]
+    settings = settings_for(service, resolve=frozenset({f"{service.origin}=127.0.0.1:{port}"}))
+    way, _ = transport("ours", settings)
+    try:
+        async with closing(PushSender(settings, Ring(KEY), SystemClock(), transport=way)) as made:
+            yield made
+    finally:
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        for tls in opened:
+            tls.close()
 
 
 # --- what is taken ---------------------------------------------------------------------------------------------------
@@ -312,6 +375,98 @@ async def test_a_kept_connection_of_whose_end_only_the_kernel_knows_is_not_used(
 
     assert result.kind == "sent"
     assert (service.connections, service.taken) == (2, 2)
+
+
+async def test_a_kept_connection_of_whose_farewell_only_the_kernel_knows_is_not_used(
+    service: PushService,
+) -> None:
+    """close_notify alone, as of a service that goes on listening for ours."""
+    device, ended = service.subscribe(KEY), threading.Event()
+    close = threading.Event()
+
+    def serve(tls: ssl.SSLSocket, number: int) -> None:
+        answer_one(tls)
+        if number == 1:
+            close.wait(20)
+            with suppress(OSError):
+                tls.settimeout(0)
+                tls.unwrap()
+            ended.set()
+
+    async with raw_service(service, serve) as made:
+        await push(made, service, device)
+        close.set()
+        ended.wait(20)  # the loop hears nothing meanwhile
+        result = await push(made, service, device)
+        assert isinstance(made._transport, KeepAliveTransport)
+        counts = made._transport.counts
+
+    assert result.kind == "sent"
+    assert (counts.connections, counts.repeated) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 2010 C\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 201x\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 \xb2\xb2\xb2 C\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/2.0 201 C\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+async def test_what_is_no_status_is_no_answer(service: PushService, answer: bytes) -> None:
+    device = service.subscribe(KEY)
+    service.script.append(Raw(answer, "go on"))
+
+    async with closing(sender(service, key=KEY, patience=HASTY)) as made:
+        result = await push(made, service, device)
+
+    assert (result.kind, result.reason) == ("unknown", "the push service's answer was no HTTP")
+
+
+_LENGTH = b"HTTP/1.1 201 C\r\nContent-Length: 3\r\n"
+_CHUNKED = b"HTTP/1.1 201 C\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _LENGTH + b"Connection: close\r\n\r\nabc",
+        _LENGTH + b"Connection: keep-alive, Close\r\n\r\nabc",
+        _LENGTH.replace(b"1.1", b"1.0") + b"\r\nabc",
+        _LENGTH + b"\r\nabcHTTP/1.1 410 G\r\nContent-Length: 0\r\n\r\n",
+        _CHUNKED + b"3\r\nabc\r\n0\r\n\r\nHTTP/1.1 410 G\r\nContent-Length: 0\r\n\r\n",
+        _CHUNKED + b"1_0\r\nabcdefghijklmnop\r\n0\r\n\r\n",
+        _CHUNKED + b"-1\r\nabc\r\n0\r\n\r\n",
+        _CHUNKED + b"0x3\r\nabc\r\n0\r\n\r\n",
+    ],
+)
+async def test_a_connection_of_which_it_is_not_clear_what_comes_next_is_not_kept(
+    service: PushService, answer: bytes
+) -> None:
+    device = service.subscribe(KEY)
+    service.script.append(Raw(answer, "go on"))
+
+    async with closing(sender(service, key=KEY, patience=HASTY)) as made:
+        first = await push(made, service, device)
+        second = await push(made, service, device)
+
+    assert (first.kind, first.status, second.status) == ("sent", 201, 201)
+    assert service.connections == 2
+    assert len(device.pushes) == 1
+
+
+async def test_an_answer_before_a_record_that_is_none_counts(service: PushService) -> None:
+    device = service.subscribe(KEY)
+
+    def serve(tls: ssl.SSLSocket, number: int) -> None:
+        answer_one(tls, then=b"garbage that is no record" if number == 1 else b"")
+
+    async with raw_service(service, serve) as made:
+        results = [await push(made, service, device) for _ in range(2)]
+        assert isinstance(made._transport, KeepAliveTransport)
+
+    assert [one.kind for one in results] == ["sent", "sent"]
 
 
 async def test_what_may_be_sent_twice_is_repeated_when_a_kept_connection_ends_under_it(

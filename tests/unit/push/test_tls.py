@@ -125,6 +125,15 @@ def test_a_record_that_was_changed_is_refused(met: tuple[Tls, Server]) -> None:
         tls.receive(bytes(said))
 
 
+def test_what_came_before_a_record_that_is_none_is_heard(met: tuple[Tls, Server]) -> None:
+    tls, server = met
+
+    assert tls.receive(server.say(b"201") + b"garbage that is no record") == b"201"
+    assert tls.is_spoilt
+    with pytest.raises(ssl.SSLError):
+        tls.receive(b"")
+
+
 def test_the_end_is_told_with_what_came_before_it(met: tuple[Tls, Server]) -> None:
     tls, server = met
     said = server.say(b"201")
