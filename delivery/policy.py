@@ -302,10 +302,10 @@ def not_looking(facts: Facts) -> str | Defer:
     if not facts.is_looking:
         return "not looking"
     is_urgent = facts.content is not None and facts.content.priority == "urgent"
-    end = facts.claimed.created_at + (LOOKING_LIMIT_URGENT if is_urgent else LOOKING_LIMIT)
+    end = facts.claimed.queued_at + (LOOKING_LIMIT_URGENT if is_urgent else LOOKING_LIMIT)
     if facts.now >= end:
         return "looking, and has not read it"
-    until = min(facts.now + max(_LOOKING_WAIT, (facts.now - facts.claimed.created_at) / 2), end)
+    until = min(facts.now + max(_LOOKING_WAIT, (facts.now - facts.claimed.queued_at) / 2), end)
     return Defer(until, "the person is looking at the application")
 
 

@@ -138,9 +138,13 @@ def _said(push: Push, *, is_fetched: bool = False) -> dict[str, Any]:
     title = something if is_private else push.title
     text = push.text if privacy == "full" else ""
     url = None if is_private else push.url
-    given = [] if push.actions is None or is_private else push.actions
+    given = [] if push.actions is None or privacy != "full" else push.actions
     # AIVO's worker opens a page by the button `view` alone; browsers by themselves need no button for that.
-    actions = given if push.actions is not None or not url else [Action("view", view)]
+    actions = (
+        given
+        if given or (push.actions is not None and privacy == "full") or not url
+        else [Action("view", view)]
+    )
     data: dict[str, Any] = {"notification_id": str(push.notification_id), "receipt": push.receipt}
     if not is_private:
         data["notification_type"] = push.notification_type

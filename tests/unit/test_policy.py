@@ -155,7 +155,8 @@ def test_every_gate_has_an_objection_here() -> None:
 def test_a_push_waits_for_who_is_looking_but_not_for_ever(
     priority: str, age_s: int, wait_s: int | None
 ) -> None:
-    held = claimed(channel="push", created_at=NOW - timedelta(seconds=age_s))
+    long_ago = NOW - timedelta(days=1)  # it was for another time
+    held = claimed(channel="push", created_at=long_ago, queued_at=NOW - timedelta(seconds=age_s))
 
     verdict = decide(facts(claimed=held, content=says(priority=priority), is_looking=True)).verdict
 

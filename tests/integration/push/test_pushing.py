@@ -898,13 +898,23 @@ async def test_a_screen_that_nobody_sits_at_holds_a_push_not_for_ever(town: Town
     await town.edge.submit(channels=["in_app", "push"], priority=priority)
     await town.work(looking=looks)
     await town.edge.rows(
-        "UPDATE notification_deliveries SET created_at = created_at - $1::interval, due_at = now()",
+        "UPDATE notification_deliveries SET queued_at = queued_at - $1::interval, due_at = now()",
         timedelta(seconds=waited),
     )
 
     await town.work(looking=looks)
 
     assert len(browser.told) == 1
+
+
+async def test_who_looks_when_it_is_due_is_not_pushed_what_was_written_long_before(town: Town):
+    browser = await town.subscribe()
+    await town.edge.submit(channels=["in_app", "push"])
+    await town.edge.rows("UPDATE notification_deliveries SET created_at = created_at - interval '5 hours'")
+
+    await town.work(looking=looks)
+
+    assert browser.told == []
 
 
 async def test_presence_is_asked_once_for_each_person_of_a_batch(town: Town):
@@ -966,10 +976,13 @@ async def test_of_a_type_the_title_alone_may_be_shown(town: Town):
     browser = await town.subscribe()
     await private(town, {"*": "private", "iep_update": "title_only"})
 
-    await town.push(notification_type="iep_update", **SECRET)
+    looks = {"image": "/john.png", "actions": [{"action": "call", "title": "Call John", "url": "/call"}]}
+    await town.push(notification_type="iep_update", **{**SECRET, "metadata": {"push": looks}})
 
     assert browser.said["title"] == SECRET["title"]
     assert "John's plan" not in json.dumps(browser.said)
+    assert [one["action"] for one in browser.said["actions"]] == ["view"]
+    assert {"actions", "image"}.isdisjoint(browser.said["notification"])
 
 
 async def test_a_private_push_speaks_the_language_of_the_person(town: Town):
