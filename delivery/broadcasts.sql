@@ -33,13 +33,15 @@ WITH named AS (
     UNION
     (SELECT DISTINCT s.user_id FROM push_subscriptions s
      WHERE 'push' = ANY ($3::text[]) AND s.tenant_id = $1 AND s.user_id > $2 AND s.is_active
+       AND (s.expires_at > now()) IS NOT FALSE
      ORDER BY s.user_id LIMIT $4))
 SELECT p.user_id, r.timezone, CASE WHEN r.is_active IS NOT FALSE THEN ARRAY(
     SELECT DISTINCT a.channel FROM recipient_addresses a
     WHERE a.tenant_id = $1 AND a.user_id = p.user_id AND a.channel = ANY ($3::text[])
     UNION ALL
     SELECT 'push' WHERE 'push' = ANY ($3::text[]) AND EXISTS (
-        SELECT FROM push_subscriptions s WHERE s.tenant_id = $1 AND s.user_id = p.user_id AND s.is_active))
+        SELECT FROM push_subscriptions s WHERE s.tenant_id = $1 AND s.user_id = p.user_id AND s.is_active
+          AND (s.expires_at > now()) IS NOT FALSE))
     ELSE '{}' END AS channels
 FROM named p
 LEFT JOIN recipients r ON r.tenant_id = $1 AND r.user_id = p.user_id
@@ -55,7 +57,8 @@ SELECT m.user_id, r.timezone, CASE WHEN r.is_active IS NOT FALSE AND NOT m.muted
     WHERE a.tenant_id = $1 AND a.user_id = m.user_id AND a.channel = ANY ($3::text[])
     UNION ALL
     SELECT 'push' WHERE 'push' = ANY ($3::text[]) AND EXISTS (
-        SELECT FROM push_subscriptions s WHERE s.tenant_id = $1 AND s.user_id = m.user_id AND s.is_active))
+        SELECT FROM push_subscriptions s WHERE s.tenant_id = $1 AND s.user_id = m.user_id AND s.is_active
+          AND (s.expires_at > now()) IS NOT FALSE))
     ELSE '{}' END AS channels
 FROM stream_members m
 LEFT JOIN recipients r ON r.tenant_id = $1 AND r.user_id = m.user_id

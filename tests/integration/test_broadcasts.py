@@ -116,6 +116,72 @@ async def test_a_topic_reaches_who_follows_it_and_has_not_muted_it(stores: Store
     assert (await broadcasts.progress(TENANT_ID, sent)).people == 4
 
 
+async def a_browser_of_each_kind(stores: Stores) -> None:
+    """People with a browser each: one who is well, and one of each kind that is not pushed to."""
+    await stores.query(
+        "INSERT INTO vapid_keys (id, public_key, private_key, state)"
+        " VALUES ('one', decode(repeat('04', 65), 'hex'), '', 'current')"
+    )
+    for user_id, tenant_id, ended, expires_in in [
+        ("well", TENANT_ID, None, None),
+        ("soon", TENANT_ID, None, timedelta(hours=1)),
+        ("muted", TENANT_ID, None, None),
+        ("inactive", TENANT_ID, None, None),
+        ("ended", TENANT_ID, "gone", None),
+        ("expired", TENANT_ID, None, timedelta(hours=-1)),
+        ("known-expired", TENANT_ID, None, timedelta(hours=-1)),
+        ("elsewhere", "hospital", None, None),
+    ]:
+        await stores.query(
+            "INSERT INTO push_subscriptions (tenant_id, id, user_id, endpoint_hash, endpoint, origin, vapid_key_id,"
+            " is_active, ended_because, expires_at)"
+            " VALUES ($1, gen_random_uuid(), $2, substr(sha256(convert_to($2, 'UTF8')), 1, 16), '', 'https://push.example',"
+            " 'one', $3::text IS NULL, $3, now() + $4::interval)",
+            tenant_id,
+            user_id,
+            ended,
+            expires_in,
+        )
+    for user_id in ("inactive", "known-expired", "elsewhere"):
+        await stores.query(
+            "INSERT INTO recipients (tenant_id, user_id, is_active) VALUES ($1, $2, $3)",
+            TENANT_ID,
+            user_id,
+            user_id != "inactive",
+        )
+
+
+async def test_everyone_with_a_browser_that_can_be_pushed_to_is_written_and_nobody_else(
+    stores: Stores,
+) -> None:
+    await a_browser_of_each_kind(stores)
+    sent = await stores.send("*", channels=("push",))
+    broadcasts = broadcasts_of(stores, page=3)
+
+    await finish(broadcasts)
+
+    assert await written(stores, sent) == [("muted", "push"), ("soon", "push"), ("well", "push")]
+    assert (await broadcasts.progress(TENANT_ID, sent)).people == 6, "three of them known by name alone"
+
+
+async def test_a_topic_is_pushed_to_browsers_of_who_follows_it(stores: Stores) -> None:
+    await a_browser_of_each_kind(stores)
+    for user_id in ("well", "muted", "inactive", "ended", "expired", "known-expired", "elsewhere"):
+        await stores.query(
+            "INSERT INTO stream_members (tenant_id, user_id, stream, joined_seq, read_all_seq, muted)"
+            " VALUES ($1, $2, $3, 0, 0, $4)",
+            TENANT_ID,
+            user_id,
+            topic_stream("news"),
+            user_id == "muted",
+        )
+    sent = await stores.send("#news", channels=("push",))
+
+    await finish(broadcasts_of(stores, page=2))
+
+    assert await written(stores, sent) == [("well", "push")]
+
+
 async def test_it_expires_with_its_notification_and_says_so_to_its_deliveries(stores: Stores) -> None:
     await people(stores, 4, "email")
     end = datetime.now(UTC) + timedelta(hours=1)
