@@ -116,6 +116,8 @@ class PushService:
         self.handshakes: list[str | None] = []  # the names that were asked for
         self.tokens: Counter[str] = Counter()  # how often each VAPID token came
         self.request_heads: list[bytes] = []
+        self.shares_sender_keys = False  # a sender may take one for several messages (PUSH_BATCH_KEY)
+        self._bodies: dict[bytes, int] = {}  # by salt and by sender key: what they were used for
         self._tls, self.ca_file = certificate(folder, host)
         self._tls.sni_callback = self._on_name
         self._server: asyncio.Server | None = None
@@ -248,6 +250,9 @@ class PushService:
             return self._no(400, str(error))
         if opened.record_size != 4096:
             return self._no(400, "another record size")
+        fault_of_keys = self._used_before(body)
+        if fault_of_keys is not None:
+            return self._no(400, fault_of_keys)
         device.pushes.append(
             Push(
                 text=opened.plaintext,
@@ -258,6 +263,16 @@ class PushService:
                 headers=headers,
             )
         )
+        return None
+
+    def _used_before(self, body: bytes) -> str | None:
+        """What of a message was of another one before (RFC 8188 §2, RFC 8291 §3.1); the same may come twice."""
+        parts = {"salt": body[:16], "sender key": body[21:86]}
+        if self.shares_sender_keys:
+            del parts["sender key"]
+        for name, part in parts.items():
+            if self._bodies.setdefault(part, hash(body)) != hash(body):
+                return f"a {name} that was used before"
         return None
 
     def _introduced(self, device: Device, authorization: str) -> tuple[int, str] | None:

@@ -249,6 +249,16 @@ async def test_who_has_learnt_an_endpoint_cannot_take_it_away(town: Town):
     assert len(ada.told) == 1
 
 
+async def test_who_knows_the_secret_of_a_browser_needs_its_public_key_too(town: Town):
+    browser, other = await town.subscribe("ada"), town.service.subscribe(town.key)
+    body = town.body(browser.device, p256dh_key=encoded(other.browser.p256dh))
+
+    taken = await town.edge.client(person("eve")).post(SUBSCRIBE, json=body)
+
+    assert taken.status_code == 409
+    assert [row["user_id"] for row in await town.rows()] == ["ada"]
+
+
 async def test_an_endpoint_in_another_spelling_is_the_same_browser(town: Town):
     mine = await town.subscribe("ada")
     token = mine.device.token
@@ -482,6 +492,21 @@ async def test_every_browser_of_a_person_is_pushed_to_and_nobody_elses(town: Tow
     await town.push()
 
     assert (len(phone.told), len(laptop.told), len(bobs.told)) == (1, 1, 0)
+
+
+async def test_a_delivery_is_for_browsers_of_its_tenant_that_have_not_expired(town: Town):
+    await town.subscribe("ada")
+    await town.edge.submit("ada", channels=["in_app", "push"])
+    await town.subscribe("ada", expires_at="2000-01-01T00:00:00Z")
+    [mine, expired] = await town.rows()
+    foreign = town.service.subscribe(town.key)
+    answer = await town.edge.client(person("ada", "elsewhere")).post(SUBSCRIBE, json=town.body(foreign))
+    subscriptions = town.edge.services.delivery.push.subscriptions
+
+    [waiting] = await subscriptions.waiting([(TENANT, "ada", (await town.delivery())["id"])])
+
+    assert answer.status_code == 201
+    assert [one.id for one in waiting.subscriptions] == [mine["id"]] != [expired["id"]]
 
 
 async def test_a_retry_goes_to_those_who_have_it_not(town: Town):

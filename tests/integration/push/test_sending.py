@@ -169,6 +169,20 @@ async def test_mixed_pushes_to_many_browsers_are_all_taken(service: PushService,
     assert service.requests == many
 
 
+async def test_every_message_is_sent_with_a_salt_and_a_key_of_its_own(service: PushService) -> None:
+    devices = [service.subscribe(KEY) for _ in range(3)]
+
+    async with closing(sender(service, key=KEY)) as made:
+        for _ in range(20):
+            await asyncio.gather(*(push(made, service, device) for device in devices))
+    service.shares_sender_keys = True
+    async with closing(sender(service, key=KEY, batch_key=256)) as made:
+        await asyncio.gather(*(push(made, service, device) for device in devices * 10))
+
+    assert not service.refusals
+    assert service.taken == 90
+
+
 async def test_lengths_are_padded_and_never_pass_4096_bytes(service: PushService) -> None:
     device = service.subscribe(KEY)
 

@@ -109,6 +109,10 @@ def test_a_certificate_of_another_name_is_refused_and_the_server_told(
     assert not tls.is_established
 
 
+def test_nothing_older_than_tls_1_2_is_spoken(tmp_path: Path, context: ssl.SSLContext) -> None:
+    assert trusting(tmp_path / "loopback.pem").minimum_version == ssl.TLSVersion.TLSv1_2
+
+
 def test_what_is_no_tls_is_refused(met: tuple[Tls, Server]) -> None:
     tls, _ = met
 
