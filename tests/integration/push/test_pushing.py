@@ -501,12 +501,12 @@ async def test_a_delivery_is_for_browsers_of_its_tenant_that_have_not_expired(to
     [mine, expired] = await town.rows()
     foreign = town.service.subscribe(town.key)
     answer = await town.edge.client(person("ada", "elsewhere")).post(SUBSCRIBE, json=town.body(foreign))
-    subscriptions = town.edge.services.delivery.push.subscriptions
 
-    [waiting] = await subscriptions.waiting([(TENANT, "ada", (await town.delivery())["id"])])
+    delivery_id = (await town.delivery())["id"]
+    waiting = await town.edge.rows(SQL["waiting"], [TENANT], ["ada"], [delivery_id])
 
     assert answer.status_code == 201
-    assert [one.id for one in waiting.subscriptions] == [mine["id"]] != [expired["id"]]
+    assert [row["id"] for row in waiting] == [mine["id"]] != [expired["id"]]
 
 
 async def test_a_retry_goes_to_those_who_have_it_not(town: Town):
