@@ -29,7 +29,9 @@ PAGES = sorted(
 _NOT_FIELDS = {"HUB_CHANNELS"}
 
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-_SETTING = re.compile(r"`((?:HUB|JWT|JWKS|CARILLON|LOG|DATABASE|REDIS|PUSH|VAPID|DELIVERY|DIGEST)_[A-Z_]+)(?:=[^`]*)?`")
+_SETTING = re.compile(
+    r"`((?:HUB|JWT|JWKS|CARILLON|LOG|DATABASE|REDIS|PUSH|VAPID|DELIVERY|DIGEST)_[A-Z_]+)(?:=[^`]*)?`"
+)
 _CODE_BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -476,7 +476,9 @@ async def test_who_had_the_digest_by_a_channel_that_is_gone_can_still_leave_by_t
 
     refused = await send(known, path, {"channel": None})
     assert refused.status_code == 422, "it would go nowhere"
-    assert (await send(known, path, {"is_enabled": None, "channel": None, "mail_on": None})).status_code == 200
+    assert (
+        await send(known, path, {"is_enabled": None, "channel": None, "mail_on": None})
+    ).status_code == 200
 
     assert (await settings(known))["is_enabled"] is False
     assert ("channel", "email") in await opt_outs(known)
