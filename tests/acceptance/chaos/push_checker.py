@@ -65,6 +65,7 @@ def judge(
     """wanted: every browser of every person that a notification was accepted for."""
     of, known = {one.notification: one for one in deliveries}, {row.pair: row for row in rows}
     lost, invented, doubled, beside = [], [], [], []
+    unknowns = 0
     for pair in wanted:
         delivery, row = of.get(pair.notification), known.get(pair)
         taken = witness.taken.get(pair, ())
@@ -77,6 +78,7 @@ def judge(
             continue
         unknown = witness.lost_answers.get(pair, 0) + (row.unknowns if row is not None else 0)
         unknown += delivery.unknown if delivery is not None else 0
+        unknowns += unknown
         if len(taken) - 1 > unknown:
             doubled.append(f"{pair}: taken {len(taken)} times, {unknown} unknown")
         if len(taken) > 1 and (None in taken or len(set(taken)) > 1):
@@ -92,8 +94,6 @@ def judge(
         doubled=doubled,
         beside=beside,
         repetitions=sum(len(taken) - 1 for taken in witness.taken.values()),
-        unknown=sum(witness.lost_answers.values())
-        + sum(row.unknowns for row in rows)
-        + sum(one.unknown for one in deliveries),
+        unknown=unknowns,
         dead=sum(one.state == "failed" for one in deliveries),
     )
