@@ -12,8 +12,8 @@ from importlib.metadata import EntryPoint, entry_points
 
 GROUP = "carillon.channels"
 
-#: As stored, and as the schema has it.
-_NAME = re.compile(r"[a-z][a-z0-9_]{1,31}")
+#: How a channel may be called, as the schema has it: a pattern.
+CHANNEL_NAME = "[a-z][a-z0-9_]{1,31}"
 
 #: What ours are called, and what stands for every channel.
 BUILT_IN = ("websocket", "in_app", "push", "email", "sms", "whatsapp", "telegram", "webhook")
@@ -30,7 +30,7 @@ def checked(found: Iterable[EntryPoint]) -> Mapping[str, EntryPoint]:
     named: dict[str, EntryPoint] = {}
     for entry in sorted(found, key=lambda one: one.name):
         where = f"the entry point {entry.name!r} of {GROUP} ({entry.value})"
-        if not _NAME.fullmatch(entry.name):
+        if not re.fullmatch(CHANNEL_NAME, entry.name):
             raise ValueError(f"{where} must be named by 2-32 lower-case letters, digits and _")
         if entry.name in BUILT_IN:
             raise ValueError(f"{where} has the name of a channel that comes with Carillon")

@@ -23,6 +23,17 @@ SELECT EXISTS (
           AND d.lane = ANY ('{0,1,2,3,4}') AND d.due_at < now() + interval '1 hour'
         OFFSET $3 - 1 LIMIT 1));
 
+-- name: channels
+-- For `everyone` and `followers`: by which of the channels $3 a person (p, with their recipient r) can be reached.
+CASE WHEN r.is_active IS NOT FALSE THEN ARRAY(
+    SELECT DISTINCT a.channel FROM recipient_addresses a
+    WHERE a.tenant_id = $1 AND a.user_id = p.user_id AND a.channel = ANY ($3::text[])
+    UNION ALL
+    SELECT 'push' WHERE 'push' = ANY ($3::text[]) AND EXISTS (
+        SELECT FROM push_subscriptions s WHERE s.tenant_id = $1 AND s.user_id = p.user_id AND s.is_active
+          AND (s.expires_at > now()) IS NOT FALSE))
+    ELSE '{}' END;
+
 -- name: everyone
 -- The next people of a tenant, those with a browser and no other word of them included, and by which of these channels each
 -- can be reached.
@@ -35,14 +46,7 @@ WITH named AS (
      WHERE 'push' = ANY ($3::text[]) AND s.tenant_id = $1 AND s.user_id > $2 AND s.is_active
        AND (s.expires_at > now()) IS NOT FALSE
      ORDER BY s.user_id LIMIT $4))
-SELECT p.user_id, r.timezone, CASE WHEN r.is_active IS NOT FALSE THEN ARRAY(
-    SELECT DISTINCT a.channel FROM recipient_addresses a
-    WHERE a.tenant_id = $1 AND a.user_id = p.user_id AND a.channel = ANY ($3::text[])
-    UNION ALL
-    SELECT 'push' WHERE 'push' = ANY ($3::text[]) AND EXISTS (
-        SELECT FROM push_subscriptions s WHERE s.tenant_id = $1 AND s.user_id = p.user_id AND s.is_active
-          AND (s.expires_at > now()) IS NOT FALSE))
-    ELSE '{}' END AS channels
+SELECT p.user_id, r.timezone, {channels} AS channels
 FROM named p
 LEFT JOIN recipients r ON r.tenant_id = $1 AND r.user_id = p.user_id
 ORDER BY p.user_id LIMIT $4;
@@ -52,18 +56,11 @@ ORDER BY p.user_id LIMIT $4;
 --   $1 tenant id text, $2 after user id text, $3 channels text[], $4 limit int, $5 stream text
 -- Leans on idx_stream_members_stream, the primary key of recipients, idx_recipient_addresses_value and
 -- idx_push_subscriptions_active.
-SELECT m.user_id, r.timezone, CASE WHEN r.is_active IS NOT FALSE AND NOT m.muted THEN ARRAY(
-    SELECT DISTINCT a.channel FROM recipient_addresses a
-    WHERE a.tenant_id = $1 AND a.user_id = m.user_id AND a.channel = ANY ($3::text[])
-    UNION ALL
-    SELECT 'push' WHERE 'push' = ANY ($3::text[]) AND EXISTS (
-        SELECT FROM push_subscriptions s WHERE s.tenant_id = $1 AND s.user_id = m.user_id AND s.is_active
-          AND (s.expires_at > now()) IS NOT FALSE))
-    ELSE '{}' END AS channels
-FROM stream_members m
-LEFT JOIN recipients r ON r.tenant_id = $1 AND r.user_id = m.user_id
-WHERE m.tenant_id = $1 AND m.stream = $5 AND m.user_id > $2
-ORDER BY m.user_id LIMIT $4;
+SELECT p.user_id, r.timezone, CASE WHEN p.muted THEN '{{}}' ELSE {channels} END AS channels
+FROM stream_members p
+LEFT JOIN recipients r ON r.tenant_id = $1 AND r.user_id = p.user_id
+WHERE p.tenant_id = $1 AND p.stream = $5 AND p.user_id > $2
+ORDER BY p.user_id LIMIT $4;
 
 -- name: write
 -- The deliveries of one page; those that are there already stay as they are.

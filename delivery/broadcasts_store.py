@@ -29,6 +29,8 @@ from delivery.local_time import moment
 from delivery.outbox import lane, reach
 
 SQL = load("delivery", "broadcasts.sql")
+_EVERYONE = SQL["everyone"].format(channels=SQL["channels"])
+_FOLLOWERS = SQL["followers"].format(channels=SQL["channels"])
 
 log = structlog.stdlib.get_logger("delivery")
 
@@ -149,8 +151,8 @@ class Broadcasts:
     async def _people(self, connection: Connection, row: asyncpg.Record) -> list[asyncpg.Record]:
         page = row["tenant_id"], row["position"], row["channels"], self._settings.page
         if row["audience"] == "topic":
-            return list(await connection.fetch(SQL["followers"], *page, topic_stream(row["topic"])))
-        return list(await connection.fetch(SQL["everyone"], *page))
+            return list(await connection.fetch(_FOLLOWERS, *page, topic_stream(row["topic"])))
+        return list(await connection.fetch(_EVERYONE, *page))
 
     # -- for producers
 

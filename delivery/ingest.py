@@ -28,7 +28,7 @@ from core.notification import Content
 from core.sql import load
 from delivery.draft import Audience, Everyone, Submission, Topic, Users
 from delivery.outbox import PROVIDED
-from delivery.publication import Publication, batching_column, publish
+from delivery.publication import Publication, publish
 from delivery.telemetry import queued
 from hub import frames
 from hub.history import Entry
@@ -287,7 +287,7 @@ def _columns(stored: Stored, sender: Identity) -> tuple[object, ...]:
         submission.scheduled_for,
         content.expires_at,
         submission.local_time,
-        batching_column(submission.batching),
+        None if submission.batching is None else msgspec.json.encode(submission.batching).decode(),
     )
 
 

@@ -25,7 +25,7 @@ from core.sql import load
 from core.streams import StreamKey, user_stream
 from delivery.batching import Batch, Part, finish, release, stand_for, take_closed, together
 from delivery.inbox import SQL as INBOX
-from delivery.ingest import Order, Stored, publication, write
+from delivery.ingest import Order, answer_many, publication, write
 from delivery.outbox import PROVIDED
 from delivery.publication import Publication, audience, audience_keys, batching, publish
 from delivery.telemetry import queued
@@ -370,13 +370,5 @@ def _together(batch: Batch, part: Part) -> Order | None:
         paths = [fault.path for fault in error.faults]
         log.error("batch_goes_out_one_by_one", tenant_id=batch.tenant_id, faults=paths)
         return None
-    return Order(submissions=[one], sender=_sender(batch.tenant_id), render=_unanswered)
-
-
-def _sender(tenant_id: str) -> Identity:
-    return Identity(tenant_id=tenant_id, user_id="batching", kind="service")
-
-
-def _unanswered(stored: Sequence[Stored]) -> tuple[int, bytes]:
-    """Nobody has asked."""
-    return 201, b""
+    sender = Identity(tenant_id=batch.tenant_id, user_id="batching", kind="service")
+    return Order(submissions=[one], sender=sender, render=answer_many)

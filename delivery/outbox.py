@@ -18,7 +18,7 @@ import asyncpg
 
 from core.database import Connection, Database
 from core.ids import uuid7
-from core.notification import RANKS, SHOWN, Content
+from core.notification import RANKS, SHOWN, Content, Priority
 from core.sql import load
 from delivery.batching import Held, hold
 from delivery.channel import PROVIDER_CHANNELS
@@ -39,9 +39,6 @@ _UNFENCED = (
 assert SQL["complete"].count(_FENCE) == 1, "what is taken away is there"
 
 PROVIDED = frozenset(PROVIDER_CHANNELS)
-
-#: What is urgent waits for nothing.
-URGENT = "urgent"
 
 #: Who goes first (0) and last (4). What is for many waits behind what is for one.
 _LANES = {RANKS["urgent"]: 0, RANKS["high"]: 1, RANKS["normal"]: 2, RANKS["low"]: 3}
@@ -171,7 +168,7 @@ async def enqueue(connection: Connection, outgoing: Sequence[Outgoing]) -> None:
             continue
         if isinstance(one.audience, Users):
             queue = lane(content.priority)
-            if one.batching is not None and content.priority != URGENT:
+            if one.batching is not None and content.priority != Priority.URGENT:
                 held += (
                     Held(one.tenant_id, user_id, channel, queue, content, one.batching)
                     for user_id in one.audience.user_ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -55,24 +55,7 @@ def audience_keys(row: Columns) -> list[StreamKey]:
 
 def batching(row: Columns) -> Batching | None:
     """How it waits for more, from its column."""
-    if row["batching"] is None:
-        return None
-    said = msgspec.json.decode(row["batching"])
-    return Batching(
-        key=said["key"],
-        window=timedelta(seconds=said["seconds"]),
-        is_sliding=said["is_sliding"],
-        limit=said["limit"],
-    )
-
-
-def batching_column(said: Batching | None) -> str | None:
-    """The column, JSON."""
-    if said is None:
-        return None
-    seconds = said.window.total_seconds()
-    column = {"key": said.key, "seconds": seconds, "is_sliding": said.is_sliding, "limit": said.limit}
-    return msgspec.json.encode(column).decode()
+    return None if row["batching"] is None else msgspec.json.decode(row["batching"], type=Batching)
 
 
 async def publish(

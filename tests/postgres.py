@@ -1,5 +1,6 @@
 """Real PostgreSQL for tests: the wheel's binaries, a folder and a socket of its own, processes known by id."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -127,3 +128,14 @@ class PostgresServer:
             yield connection
         finally:
             await connection.close()
+
+
+async def becomes(dsn: str, question: str, seconds: float = 30) -> None:
+    """Wait until a database says yes. Raises TimeoutError."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with asyncio.timeout(seconds):
+            while not await connection.fetchval(question):
+                await asyncio.sleep(0.1)  # other processes: there is no event to await
+    finally:
+        await connection.close()

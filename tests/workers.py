@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from delivery.policy import Facts
 from delivery.recipients_store import Introduction, Recipients
 from delivery.recording import Recorder
 from delivery.worker import Worker, WorkerSettings
+from tests.postgres import becomes
 from tests.submissions import TENANT_ID
 
 VAULT = Vault({"test": b"v" * 32})
@@ -148,3 +150,11 @@ async def introduce(database: Database, *names: str, channels: Sequence[str] = t
         for number, name in enumerate(names)
     ]
     await Recipients(database, VAULT).introduce(TENANT_ID, people, "test", verified=True)
+
+
+async def settled(dsn: str, seconds: float) -> None:
+    """Wait until no delivery is open any more; at most so long, and then the verdict of a test tells."""
+    with contextlib.suppress(TimeoutError):
+        await becomes(
+            dsn, "SELECT NOT EXISTS (SELECT FROM notification_deliveries WHERE finished_at IS NULL)", seconds
+        )

@@ -22,6 +22,7 @@ from pydantic.config import JsonDict
 
 from core.identity import is_user_id
 from core.notification import DELIVERY_CHANNELS
+from core.plugins import CHANNEL_NAME
 from core.streams import is_tenant_id, is_topic
 from delivery.addresses import ADDRESS_CHANNELS
 from delivery.channel import PROVIDER_CHANNELS
@@ -147,7 +148,7 @@ ProviderChannel: TypeAlias = Annotated[str, *_among(PROVIDER_CHANNELS)]
 AddressChannel: TypeAlias = Annotated[str, *_among(ADDRESS_CHANNELS)]
 
 #: A channel as it stands somewhere, whether it is installed now or was once.
-StoredChannel: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{1,31}$")]
+StoredChannel: TypeAlias = Annotated[str, StringConstraints(pattern=f"^{CHANNEL_NAME}$")]
 
 #: A key of the producer's own: what replaces what, what belongs together.
 OwnKey: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=255)]

@@ -15,6 +15,7 @@ from app.api.auth import InsufficientScope
 from app.api.models import TYPE_PATTERN, Answer, Body, Parameters, UserId
 from app.api.operation import Call, Operation, answer, nothing
 from app.api.reading import query, read
+from core.plugins import CHANNEL_NAME
 from core.streams import is_topic
 from delivery.audit_store import actor_of
 from delivery.channel import PROVIDER_CHANNELS
@@ -23,7 +24,7 @@ from delivery.preferences_store import StoredOptOut, Wishes
 
 #: A channel that needs a provider; `*` is every one.
 AnyChannel = Annotated[str, StringConstraints(pattern=rf"^(\*|{'|'.join(PROVIDER_CHANNELS)})$")]
-StoredAnyChannel = Annotated[str, StringConstraints(pattern=r"^(\*|[a-z][a-z0-9_]{1,31})$")]
+StoredAnyChannel = Annotated[str, StringConstraints(pattern=rf"^(\*|{CHANNEL_NAME})$")]
 AnyType = Annotated[str, StringConstraints(pattern=rf"^(\*|{TYPE_PATTERN[1:-1]})$")]
 Scope = Literal["all", "channel", "topic", "type", "channel_type"]
 
@@ -41,7 +42,6 @@ Matrix = Annotated[
 ]
 
 _TYPE = re.compile(TYPE_PATTERN[:-1] + r"\Z")
-_CHANNEL = re.compile(r"[a-z][a-z0-9_]{1,31}")
 
 
 class PersonQuery(Parameters):
@@ -316,7 +316,7 @@ def _fault(scope: str, value: str, channels: Collection[str] | None) -> str | No
 
 
 def _may_name(channel: str, channels: Collection[str] | None) -> bool:
-    return bool(_CHANNEL.fullmatch(channel)) if channels is None else channel in channels
+    return bool(re.fullmatch(CHANNEL_NAME, channel)) if channels is None else channel in channels
 
 
 def _shown(user_id: str, wishes: Wishes) -> PreferencesAnswer:

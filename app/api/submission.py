@@ -28,7 +28,7 @@ from core.errors import Fault, ServiceError
 from core.links import validate_action_url
 from core.notification import DEFAULT_CHANNELS, DELIVERY_CHANNELS, Priority
 from delivery import local_time
-from delivery.draft import Audience, Batching, Submission, Users
+from delivery.draft import BATCH_LIMITS, BATCH_WINDOWS, Audience, Batching, Submission, Users
 from delivery.ingest import Accepted, Stored
 from delivery.policy import ADDRESS_VERIFICATION
 
@@ -69,18 +69,23 @@ Metadata = Annotated[
 IDEMPOTENCY = {"Idempotency-Key": {"type": "string", "pattern": "^[!-~]{1,255}$"}}
 
 
+_SECONDS = [int(window.total_seconds()) for window in BATCH_WINDOWS]
+
+
 class Batch(Body):
     """How what goes through a provider waits for more of its type to the same person under the same key."""
 
     key: OwnKey
     seconds: int = Field(
-        ge=10, le=86_400, description="How long the first, or with sliding the latest, waits."
+        ge=_SECONDS[0], le=_SECONDS[1], description="How long the first, or with sliding the latest, waits."
     )
     mode: Literal["fixed", "sliding"] = Field(
         default="fixed",
         description="sliding: each that comes extends the window, to ten times its length at most.",
     )
-    max: int = Field(default=50, ge=2, le=100, description="So many go out at once.")
+    max: int = Field(
+        default=50, ge=BATCH_LIMITS[0], le=BATCH_LIMITS[1], description="So many go out at once."
+    )
 
     def batching(self) -> Batching:
         return Batching(

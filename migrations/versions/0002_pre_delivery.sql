@@ -173,7 +173,7 @@ CREATE TABLE delivery_attempts (
 
 -- Of a notification for a tenant or a topic: due for each person when their clock shows this.
 ALTER TABLE notifications ADD COLUMN local_time timestamp;
--- Of one for named people: how what goes through a provider waits for more: key, seconds, is_sliding, limit.
+-- Of one for named people: how what goes through a provider waits for more (delivery.draft.Batching).
 ALTER TABLE notifications ADD COLUMN batching json;
 -- Of one that goes out in the place of several: those.
 ALTER TABLE notifications ADD COLUMN stands_for uuid[];

@@ -29,8 +29,9 @@ from delivery.outbox import NO_FENCE
 from delivery.recipients_store import Introduction, Recipients
 from tests.acceptance.chaos.outbox_checker import Attempt, Delivery, Verdict, judge
 from tests.acceptance.chaos.outbox_provider import Ledger, Providers
-from tests.postgres import TEMPLATE, PostgresServer
+from tests.postgres import TEMPLATE, PostgresServer, becomes
 from tests.process import ENCRYPTION_KEYS, Node, nodes
+from tests.workers import settled
 
 DELIVERIES = int(os.environ.get("CARILLON_CHAOS_DELIVERIES", "2000"))
 SEED = int(os.environ.get("CARILLON_CHAOS_SEED", random.randrange(10**6)))
@@ -83,23 +84,6 @@ class Installation:
         )
         assert answer.status_code == 201, answer.text
         self.accepted.append(f"delivery {number}")
-
-    async def settled(self, seconds: float) -> None:
-        """Wait until nothing is to be done any more; at most so long, and then the verdict tells."""
-        with contextlib.suppress(TimeoutError):
-            await self.becomes(
-                "SELECT NOT EXISTS (SELECT FROM notification_deliveries WHERE finished_at IS NULL)", seconds
-            )
-
-    async def becomes(self, question: str, seconds: float = 30) -> None:
-        """Wait until the database says yes. Raises TimeoutError."""
-        connection = await asyncpg.connect(self.dsn)
-        try:
-            async with asyncio.timeout(seconds):
-                while not await connection.fetchval(question):
-                    await asyncio.sleep(0.1)  # other processes: there is no event to await
-        finally:
-            await connection.close()
 
     async def verdict(self) -> Verdict:
         connection = await asyncpg.connect(self.dsn)
@@ -223,7 +207,7 @@ async def test_nothing_accepted_is_lost_and_no_repetition_comes_without_an_unkno
         await installed.submit(DELIVERIES)
         calm.set()
         await raging
-        await installed.settled(90)
+        await settled(installed.dsn, 90)
 
         verdict = await installed.verdict()
         bugs = [fault for node in (installed.web, *installed.workers) for fault in node.faults()]
@@ -241,19 +225,20 @@ async def one_wakes_late(postgres: PostgresServer, **settings: str) -> Verdict:
         second.freeze()
         installed.ledger.may_answer.clear()
         await installed.submit(20, per_second=1000)
-        await installed.becomes("SELECT count(*) = 20 FROM delivery_attempts")
+        await becomes(installed.dsn, "SELECT count(*) = 20 FROM delivery_attempts")
         while installed.ledger.taken.total() < 20:
             await asyncio.sleep(0.02)
         first.freeze()
         installed.ledger.may_answer.set()
         second.thaw()
-        await installed.settled(40)
+        await settled(installed.dsn, 40)
 
         first.thaw()
-        await installed.becomes(
-            "SELECT NOT EXISTS (SELECT FROM delivery_attempts WHERE attempt = 1 AND code = 'worker_lost')"
+        await becomes(
+            installed.dsn,
+            "SELECT NOT EXISTS (SELECT FROM delivery_attempts WHERE attempt = 1 AND code = 'worker_lost')",
         )
-        await installed.settled(40)
+        await settled(installed.dsn, 40)
         return await installed.verdict()
 
 

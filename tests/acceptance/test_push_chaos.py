@@ -31,6 +31,7 @@ from tests.acceptance.chaos.push_checker import Delivery, Pair, Row, Verdict, Wi
 from tests.postgres import TEMPLATE, PostgresServer
 from tests.process import Node, nodes, token
 from tests.providers.push_service import Device, Fault, PushService, Reset, Say, Silence
+from tests.workers import settled
 
 NOTIFICATIONS = int(os.environ.get("CARILLON_CHAOS_PUSHES", "300"))
 SEED = int(os.environ.get("CARILLON_CHAOS_SEED", random.randrange(10**6)))
@@ -150,19 +151,6 @@ class Installation:
         )
         assert answer.status_code == 201, answer.text
         self.wanted += (Pair(title, browser) for browser in self.owners[user_id])
-
-    async def settled(self, seconds: float) -> None:
-        """Wait until nothing is to be done any more; at most so long, and then the verdict tells."""
-        connection = await asyncpg.connect(self.dsn)
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    while await connection.fetchval(
-                        "SELECT EXISTS (SELECT FROM notification_deliveries WHERE finished_at IS NULL)"
-                    ):
-                        await asyncio.sleep(0.1)  # other processes: there is no event to await
-        finally:
-            await connection.close()
 
     async def verdict(self) -> Verdict:
         connection = await asyncpg.connect(self.dsn)
@@ -300,7 +288,7 @@ async def test_no_push_is_lost_and_none_comes_twice_beside_itself_while_senders_
         await installed.submit(NOTIFICATIONS)
         calm.set()
         await raging
-        await installed.settled(60)
+        await settled(installed.dsn, 60)
 
         verdict = await installed.verdict()
         log = installed.node.log
@@ -323,7 +311,7 @@ async def test_the_checker_sees_senders_that_do_not_remember_who_has_it(
         while installed.trouble.service.taken < 80:  # twice each of those that are there
             await installed.trouble.service.wait_for(installed.trouble.service.requests + 1)
         installed.trouble.service.fault_of = lambda _browser: None
-        await installed.settled(30)
+        await settled(installed.dsn, 30)
 
         verdict = await installed.verdict()
     assert verdict.doubled

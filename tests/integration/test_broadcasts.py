@@ -93,20 +93,7 @@ async def test_everyone_with_an_address_is_written_once_for_each_channel(stores:
 
 async def test_a_topic_reaches_who_follows_it_and_has_not_muted_it(stores: Stores) -> None:
     await people(stores, 4, "email")
-    for user_id, muted in [
-        ("p00000", False),
-        ("p00001", True),
-        ("p00003", False),
-        ("without-address", False),
-    ]:
-        await stores.query(
-            "INSERT INTO stream_members (tenant_id, user_id, stream, joined_seq, read_all_seq, muted)"
-            " VALUES ($1, $2, $3, 0, 0, $4)",
-            TENANT_ID,
-            user_id,
-            topic_stream("news"),
-            muted,
-        )
+    await follow(stores, p00000=False, p00001=True, p00003=False, **{"without-address": False})
     sent = await stores.send("#news", channels=("email",))
     broadcasts = broadcasts_of(stores, page=2)
 
@@ -116,32 +103,52 @@ async def test_a_topic_reaches_who_follows_it_and_has_not_muted_it(stores: Store
     assert (await broadcasts.progress(TENANT_ID, sent)).people == 4
 
 
-async def a_browser_of_each_kind(stores: Stores) -> None:
-    """People with a browser each: one who is well, and one of each kind that is not pushed to."""
+async def follow(stores: Stores, **muted: bool) -> None:
+    """These people follow the topic `news`, or have muted it."""
+    for user_id, is_muted in muted.items():
+        await stores.query(
+            "INSERT INTO stream_members (tenant_id, user_id, stream, joined_seq, read_all_seq, muted)"
+            " VALUES ($1, $2, $3, 0, 0, $4)",
+            TENANT_ID,
+            user_id,
+            topic_stream("news"),
+            is_muted,
+        )
+
+
+async def browse(
+    stores: Stores,
+    *user_ids: str,
+    tenant_id: str = TENANT_ID,
+    ended: str | None = None,
+    expires_in: timedelta | None = None,
+) -> None:
+    """Each of these people has one browser more."""
     await stores.query(
         "INSERT INTO vapid_keys (id, public_key, private_key, state)"
-        " VALUES ('one', decode(repeat('04', 65), 'hex'), '', 'current')"
+        " VALUES ('one', decode(repeat('04', 65), 'hex'), '', 'current') ON CONFLICT DO NOTHING"
     )
-    for user_id, tenant_id, ended, expires_in in [
-        ("well", TENANT_ID, None, None),
-        ("soon", TENANT_ID, None, timedelta(hours=1)),
-        ("muted", TENANT_ID, None, None),
-        ("inactive", TENANT_ID, None, None),
-        ("ended", TENANT_ID, "gone", None),
-        ("expired", TENANT_ID, None, timedelta(hours=-1)),
-        ("known-expired", TENANT_ID, None, timedelta(hours=-1)),
-        ("elsewhere", "hospital", None, None),
-    ]:
+    for user_id in user_ids:
         await stores.query(
             "INSERT INTO push_subscriptions (tenant_id, id, user_id, endpoint_hash, endpoint, origin, vapid_key_id,"
             " is_active, ended_because, expires_at)"
-            " VALUES ($1, gen_random_uuid(), $2, substr(sha256(convert_to($2, 'UTF8')), 1, 16), '', 'https://push.example',"
-            " 'one', $3::text IS NULL, $3, now() + $4::interval)",
+            " VALUES ($1, gen_random_uuid(), $2, $3, '', 'https://push.example', 'one', $4::text IS NULL, $4,"
+            " now() + $5::interval)",
             tenant_id,
             user_id,
+            uuid4().bytes,
             ended,
             expires_in,
         )
+
+
+async def a_browser_of_each_kind(stores: Stores) -> None:
+    """People with a browser each: one who is well, and one of each kind that is not pushed to."""
+    await browse(stores, "well", "muted", "inactive")
+    await browse(stores, "soon", expires_in=timedelta(hours=1))
+    await browse(stores, "expired", "known-expired", expires_in=timedelta(hours=-1))
+    await browse(stores, "ended", ended="gone")
+    await browse(stores, "elsewhere", tenant_id="hospital")
     for user_id in ("inactive", "known-expired", "elsewhere"):
         await stores.query(
             "INSERT INTO recipients (tenant_id, user_id, is_active) VALUES ($1, $2, $3)",
@@ -166,15 +173,8 @@ async def test_everyone_with_a_browser_that_can_be_pushed_to_is_written_and_nobo
 
 async def test_a_topic_is_pushed_to_browsers_of_who_follows_it(stores: Stores) -> None:
     await a_browser_of_each_kind(stores)
-    for user_id in ("well", "muted", "inactive", "ended", "expired", "known-expired", "elsewhere"):
-        await stores.query(
-            "INSERT INTO stream_members (tenant_id, user_id, stream, joined_seq, read_all_seq, muted)"
-            " VALUES ($1, $2, $3, 0, 0, $4)",
-            TENANT_ID,
-            user_id,
-            topic_stream("news"),
-            user_id == "muted",
-        )
+    names = ("well", "muted", "inactive", "ended", "expired", "known-expired", "elsewhere")
+    await follow(stores, **{user_id: user_id == "muted" for user_id in names})
     sent = await stores.send("#news", channels=("push",))
 
     await finish(broadcasts_of(stores, page=2))
@@ -457,31 +457,13 @@ async def test_without_broadcasts_there_is_nothing_to_do(database: str) -> None:
         await opened.close()
 
 
-async def browsers(stores: Stores, *user_ids: str, is_active: bool = True) -> None:
-    await stores.query(
-        "INSERT INTO vapid_keys (id, public_key, private_key, state)"
-        " VALUES ('key', decode(repeat('04', 65), 'hex'), '\\x', 'retired') ON CONFLICT DO NOTHING"
-    )
-    for user_id in user_ids:
-        await stores.query(
-            "INSERT INTO push_subscriptions"
-            " (tenant_id, id, user_id, endpoint_hash, endpoint, origin, vapid_key_id, is_active, ended_because)"
-            " VALUES ($1, gen_random_uuid(), $2, $3, '\\x', 'https://push.example', 'key', $4, $5)",
-            TENANT_ID,
-            user_id,
-            uuid4().bytes,
-            is_active,
-            None if is_active else "gone",
-        )
-
-
 async def test_everybody_with_a_browser_is_pushed_to_whether_they_have_addresses_or_not(
     stores: Stores,
 ) -> None:
     await people(stores, 3, "email")
     await stores.query("UPDATE recipients SET is_active = false WHERE user_id = 'p00002'")
-    await browsers(stores, "a-browser-only", "p00001", "p00001", "p00002", "z-browser-only")
-    await browsers(stores, "gone", is_active=False)
+    await browse(stores, "a-browser-only", "p00001", "p00001", "p00002", "z-browser-only")
+    await browse(stores, "gone", ended="gone")
     sent = await stores.send("*", channels=("push", "email"))
     mail = await stores.send("*", channels=("email",))
 
@@ -495,24 +477,6 @@ async def test_everybody_with_a_browser_is_pushed_to_whether_they_have_addresses
         ("z-browser-only", "push"),
     ]
     assert await written(stores, mail) == [("p00000", "email"), ("p00001", "email")]
-
-
-async def test_who_follows_a_topic_is_pushed_to(stores: Stores) -> None:
-    await browsers(stores, "ada", "bob", "eve")
-    for user_id, muted in [("ada", False), ("bob", True)]:
-        await stores.query(
-            "INSERT INTO stream_members (tenant_id, user_id, stream, joined_seq, read_all_seq, muted)"
-            " VALUES ($1, $2, $3, 0, 0, $4)",
-            TENANT_ID,
-            user_id,
-            topic_stream("news"),
-            muted,
-        )
-    sent = await stores.send("#news", channels=("push",))
-
-    await finish(broadcasts_of(stores))
-
-    assert await written(stores, sent) == [("ada", "push")]
 
 
 async def test_at_a_time_of_each_persons_clock_each_delivery_is_due_then_and_holds_nobody_up(
