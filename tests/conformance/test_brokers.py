@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import timedelta
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.ears import Ear
 from tests.servers import RedisServer
 
 NewBroker = Callable[[], Awaitable[tuple[Broker, Ear]]]
+PATIENCE = timedelta(seconds=10)  # ten thousand wait together
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +47,10 @@ async def new_broker(request: pytest.FixtureRequest) -> AsyncIterator[NewBroker]
             broker = MemoryBroker(bus)
         elif request.param == "redis":
             server: RedisServer = request.getfixturevalue("redis_server")
-            broker = RedisBroker(RedisSettings(url=server.url, prefix=prefix))
+            broker = RedisBroker(RedisSettings(url=server.url, prefix=prefix, subscribe_timeout=PATIENCE))
         else:
             cluster: RedisCluster = request.getfixturevalue("redis_cluster")
-            broker = RedisBroker(RedisSettings(url=cluster.url, prefix=prefix))
+            broker = RedisBroker(RedisSettings(url=cluster.url, prefix=prefix, subscribe_timeout=PATIENCE))
         ear = Ear()
         await broker.start(ear)
         brokers.append(broker)

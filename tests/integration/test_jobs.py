@@ -107,7 +107,7 @@ async def test_two_schedulers_publish_each_once_though_one_dies(stores: Stores, 
         Jobs(doomed, stores.heard, SystemClock(), JobsSettings(scheduler_batch=7)).publish_due()
     )
     alive = [jobs_of(stores, scheduler_batch=7) for _ in range(2)]
-    living = asyncio.gather(*(one.publish_due() for one in alive))
+    living = [asyncio.create_task(one.publish_due()) for one in alive]
 
     while not stores.heard.entries:
         await asyncio.sleep(0)
@@ -116,7 +116,7 @@ async def test_two_schedulers_publish_each_once_though_one_dies(stores: Stores, 
         " AND pid <> pg_backend_pid() AND query LIKE '%take_due%' OR pid = ANY ("
         " SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction' AND datname = current_database())"
     )
-    await asyncio.gather(dying, living, return_exceptions=True)
+    await asyncio.gather(dying, *living, return_exceptions=True)
     await jobs_of(stores).publish_due()
 
     history = PostgresHistory(stores.database)

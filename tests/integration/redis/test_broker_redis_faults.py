@@ -41,6 +41,7 @@ class DeafBroker:
         self._client = client
         self.heard: list[bytes] = []
         self.errors: list[BaseException] = []
+        self.first = asyncio.Event()
 
     async def listen(self, channel: str) -> None:
         self._pubsub = self._client.pubsub()
@@ -64,6 +65,7 @@ class DeafBroker:
                 return
             if message is not None:
                 self.heard.append(message["data"])
+                self.first.set()
 
 
 @pytest.fixture
@@ -338,6 +340,7 @@ async def test_a_half_open_link_is_left_and_redis_py_stays_on_it(
     async with running(RedisSettings(url=f"redis://127.0.0.1:{proxy.port}")) as (broker, ear):
         await broker.subscribe("user:1")
         await hears(broker, ear, "user:1", b"before")
+        await asyncio.wait_for(deaf.first.wait(), 5)
 
         proxy.only_open(Fault.DROP_TO_CLIENT)
         dropped = time.perf_counter()
