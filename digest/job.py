@@ -199,6 +199,7 @@ class DigestJob:
             due = await self._digests.take_due(connection, limit)
             ended = await run(connection, due.people, due.now)
             await self._digests.put_off(connection, [(one.tenant_id, one.user_id) for one in due.unreadable])
+            await self._digests.remember(connection, ended.ran)
         # A traceback takes its time, and the database waits for nobody who sits in a transaction.
         for row in due.unreadable:
             log.error("digest_subscription_unreadable", tenant_id=row.tenant_id, exc_info=row.error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from typing import Any, NamedTuple, TypeAlias
 from uuid import UUID
@@ -18,7 +18,7 @@ from core.locale import TZDATA_RELEASE, is_timezone
 from core.notification import RANKS, Priority
 from core.sql import load
 from core.wall_time import alike
-from delivery.audit_store import append
+from delivery.audit_store import Entry, append, append_many
 from delivery.inbox import SQL as INBOX
 from digest.days_off import NONE, WEEKEND, DaysOff
 from digest.subscription import Wanted, check, is_weekly_turn, rhythm, timetable
@@ -37,6 +37,9 @@ Held: TypeAlias = Mapping[str, Mapping[str, int]]
 #: Whose device shows another zone for so long is not just passing through.
 _AWAY = timedelta(hours=24)
 _DAY = timedelta(hours=24)
+
+#: Who does in the audit log what nobody has asked for.
+_SCHEDULER = "scheduler"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,12 +271,15 @@ class Digests:
             )
             stored = await connection.fetchrow(SQL["find"], tenant_id, user_id)
             assert stored is not None, "it was put there"
-            details = {
-                "frequency": wanted.frequency,
-                "timezone": wanted.timezone,
-                "is_enabled": wanted.is_enabled,
-            }
-            await append(connection, tenant_id, actor, "digest.changed", f"recipient:{user_id}", details)
+            changed = _changed(None if before is None else before.wanted, wanted)
+            if before is None or changed:
+                details = {
+                    "changed": changed,
+                    "frequency": wanted.frequency,
+                    "timezone": wanted.timezone,
+                    "is_enabled": wanted.is_enabled,
+                }
+                await append(connection, tenant_id, actor, "digest.changed", f"recipient:{user_id}", details)
         return _subscription(stored)
 
     async def device_shows(self, one: Subscription, zone: str, now: datetime) -> Subscription:
@@ -493,6 +499,30 @@ class Digests:
             now,
         )
 
+    async def remember(self, connection: Connection, ran: Sequence[Ran]) -> None:
+        """
+        Say in the audit log which runs came too late, so that somebody had no digest (D-8). It locks the chains of their
+        tenants: nothing may follow but the commit.
+        """
+        await append_many(
+            connection,
+            [
+                Entry(
+                    tenant_id=one.subscription.tenant_id,
+                    actor=_SCHEDULER,
+                    action="digest.skipped_late",
+                    subject=f"recipient:{one.subscription.user_id}",
+                    details={
+                        "date": one.run.date.isoformat(),
+                        "slot": one.run.slot,
+                        "due_at": one.run.at.isoformat().replace("+00:00", "Z"),
+                    },
+                )
+                for one in ran
+                if one.state == "skipped_late"
+            ],
+        )
+
     async def advance(self, connection: Connection, steps: Sequence[Step], now: datetime) -> None:
         """When each is due next."""
         if not steps:
@@ -534,6 +564,12 @@ class Digests:
         if one.next_rhythm in (None, rhythm(one.wanted)):
             return next_run(table, since, last=run)
         return next_run(table, since, last=run if is_sent else one.sent, changed=True)
+
+
+def _changed(before: Wanted | None, wanted: Wanted) -> list[str]:
+    """Names of what is wanted otherwise than before; None: of what was never said, which was nothing."""
+    had = Wanted(is_enabled=False) if before is None else before
+    return [one.name for one in fields(Wanted) if getattr(had, one.name) != getattr(wanted, one.name)]
 
 
 def _moved(
