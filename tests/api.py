@@ -24,7 +24,7 @@ from app.authentication import Authentication, RevocationFeed
 from app.delivering import delivering
 from app.pushing import open_push
 from core.clock import SystemClock
-from core.database import Database, DatabaseSettings, open_database
+from core.database import Database, open_database
 from core.identity import TokenSettings, Verifier, mint
 from core.keys import Key, KeySet
 from core.revocation import Revocations
@@ -46,6 +46,8 @@ from hub.node import Node
 from hub.peers import NodeStatus, Peers
 from hub.presence import MemoryPresence, PresenceSettings
 from push.keys import PushSettings
+from tests.postgres import patient
+from tests.stores import PATIENT
 
 KEY = Key.secret("a secret of this test, 32 bytes or more")
 HOUR = timedelta(hours=1)
@@ -111,7 +113,7 @@ async def serving(dsn: str, *, push: PushSettings | None = None) -> AsyncIterato
     """The whole edge over the real parts, in this event loop."""
     async with AsyncExitStack() as stack:
         clock = SystemClock()
-        opened = await open_database(DatabaseSettings(url=dsn))
+        opened = await open_database(patient(dsn))
         stack.push_async_callback(opened.close)
         history, fan_out = PostgresHistory(opened), MemoryBroker()
 
@@ -157,7 +159,7 @@ async def serving(dsn: str, *, push: PushSettings | None = None) -> AsyncIterato
         )
         await hub.start()
         stack.push_async_callback(hub.close)
-        ingest = Ingest(opened, hub, clock)
+        ingest = Ingest(opened, hub, clock, PATIENT)
         await ingest.start()
         stack.push_async_callback(ingest.close)
 

@@ -177,7 +177,7 @@ class Client:
         self.socket.transport.abort()
         await self._over()
 
-    async def closed(self, seconds: float = 10) -> int:
+    async def closed(self, seconds: float = 60) -> int:
         """Wait until the server has closed the connection; the code."""
         assert self._reader is not None, "never connected"
         async with asyncio.timeout(seconds):
@@ -213,7 +213,7 @@ class Client:
         place = {} if known is None else {"since": known, "epoch": self.state.epoch}
         return await self.command("subscribe_channel", channel=channel, **place, **wanted)
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 15) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         """Wait for frames until something holds."""
         try:
             async with asyncio.timeout(seconds):
@@ -226,12 +226,12 @@ class Client:
                 f"{self.user_id} waited in vain; the last frames: {self.frames[-5:]}"
             ) from None
 
-    async def heard(self, type_: str, seconds: float = 15) -> Frame:
+    async def heard(self, type_: str, seconds: float = 60) -> Frame:
         """The first frame of a type on this connection."""
         await self.until(lambda: any(frame["type"] == type_ for frame in self.frames), seconds)
         return next(frame for frame in self.frames if frame["type"] == type_)
 
-    async def has(self, *titles: str, seconds: float = 15) -> None:
+    async def has(self, *titles: str, seconds: float = 60) -> None:
         """Wait until it shows notifications with these titles."""
         await self.until(lambda: {*titles} <= {*self.titles()}, seconds)
 

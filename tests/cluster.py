@@ -62,7 +62,7 @@ class RedisCluster:
         for server in self.servers[1:]:
             first_port, first_bus = str(self.servers[0].port), str(self._bus_ports[0])
             redis_cli(server.port, "CLUSTER", "MEET", "127.0.0.1", first_port, first_bus)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not all(
             "cluster_state:ok" in self._info(s) and "cluster_slots_ok:16384" in self._info(s)
             for s in self.servers

@@ -8,9 +8,15 @@ from pathlib import Path
 from textwrap import indent
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.postgres import TEMPLATE, PostgresServer
 from tests.turns import turn
+
+# --- Hypothesis: no example is judged by how long it took, for that is the machine's affair -----------------------------
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 # --- PostgreSQL ------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ class Ear:
     def on_restored(self) -> None:
         self._note("restored")
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         """Return when the condition holds, looking again after everything that is heard."""
         async with asyncio.timeout(seconds):
             while not condition():
@@ -42,7 +42,7 @@ class Ear:
 
     async def event(self, name: str, *, after: int) -> float:
         """The moment of the first such event behind the first `after` events."""
-        await self.until(lambda: name in self.events[after:], seconds=30)
+        await self.until(lambda: name in self.events[after:])
         return self.moments[self.events.index(name, after)]
 
     def _note(self, event: str) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
@@ -17,6 +18,7 @@ import psutil
 
 from app.cluster import Cluster, StopMode, account, binaries
 from app.migrate import migrate
+from core.database import DatabaseSettings
 
 TEMPLATE = "migrated"
 
@@ -130,7 +132,18 @@ class PostgresServer:
             await connection.close()
 
 
-async def becomes(dsn: str, question: str, seconds: float = 30) -> None:
+def patient(dsn: str, *, connections: int = 8) -> DatabaseSettings:
+    """A pool for tests that are not about its deadlines: whatever else the machine does meanwhile, it answers."""
+    return DatabaseSettings(
+        url=dsn,
+        connections=connections,
+        acquire_timeout=timedelta(seconds=30),
+        statement_timeout=timedelta(seconds=60),
+        deadline=timedelta(seconds=90),
+    )
+
+
+async def becomes(dsn: str, question: str, seconds: float = 60) -> None:
     """Wait until a database says yes. Raises TimeoutError."""
     connection = await asyncpg.connect(dsn)
     try:

@@ -12,7 +12,7 @@ import uvicorn
 
 T = TypeVar("T")
 
-DEADLINE_SECONDS = 10.0  # of any single wait: a hang is a failure
+DEADLINE_SECONDS = 60.0  # of any single wait: a hang is a failure
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 MASK = b"\x37\xfa\x21\x3d"
 

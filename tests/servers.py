@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-START_SECONDS = 15.0
+START_SECONDS = 60.0
 
 
 #: Below those that kernels give to whoever connects (Linux: from 32768): none of these goes to a client meanwhile.
@@ -171,5 +171,5 @@ def redis_cli(port: int, *words: str) -> object:
     """One command to a server on the loopback interface, blocking; the reply with bytes decoded."""
     import redis
 
-    with redis.Redis(port=port, decode_responses=True, socket_timeout=5) as client:
+    with redis.Redis(port=port, decode_responses=True, socket_timeout=30) as client:
         return client.execute_command(*words)

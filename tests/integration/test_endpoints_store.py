@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from core.clock import SystemClock
-from core.database import Database, DatabaseSettings, open_database
+from core.database import Database, open_database
 from core.errors import ServiceError
 from core.identity import Identity
 from core.ids import uuid7
@@ -18,6 +18,7 @@ from core.vault import Vault
 from delivery.endpoints_store import Endpoints, NewEndpoint, emit
 from delivery.events import Event, delivery_event
 from delivery.outbox import Claimed
+from tests.postgres import patient
 
 ADMIN = Identity(tenant_id="school", user_id="root")
 OTHER = Identity(tenant_id="hospital", user_id="root")
@@ -26,7 +27,7 @@ NOW = datetime(2026, 1, 31, 9, tzinfo=UTC)
 
 @pytest.fixture
 async def opened(database: str) -> AsyncIterator[Database]:
-    pool = await open_database(DatabaseSettings(url=database))
+    pool = await open_database(patient(database))
     yield pool
     await pool.close()
 

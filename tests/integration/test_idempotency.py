@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
 from core.clock import SystemClock
-from core.database import DatabaseSettings, open_database
+from core.database import open_database
 from core.errors import ServiceError
-from delivery.ingest import Accepted, Ingest, IngestSettings, Stored, submit
-from tests.stores import Stores, open_stores
+from delivery.ingest import Accepted, Ingest, Stored, submit
+from tests.postgres import patient
+from tests.stores import PATIENT, Stores, open_stores
 from tests.submissions import Heard, service, submission
 
 BODY = b"\x01" * 32
@@ -90,7 +90,7 @@ async def test_a_request_that_failed_leaves_its_key_free(stores: Stores) -> None
 
 async def test_of_a_hundred_equal_posts_on_four_nodes_one_is_served(database: str) -> None:
     async with open_stores(database) as stores:
-        nodes = [Ingest(stores.database, stores.heard, SystemClock()) for _ in range(4)]
+        nodes = [Ingest(stores.database, stores.heard, SystemClock(), PATIENT) for _ in range(4)]
         for node in nodes:
             await node.start()
 
@@ -186,9 +186,8 @@ class WithoutKeys(Ingest):
 async def rows_after_lost_commits(stores: Stores, dsn: str, kind: type[Ingest], requests: int) -> int:
     """Each request loses the reply of its first commit and is repeated until it is answered; rows stored."""
     async with CommitCutter(dsn) as cutter:
-        settings = DatabaseSettings(url=cutter.dsn, connections=2, acquire_timeout=timedelta(seconds=5))
-        database = await open_database(settings)
-        ingest = kind(database, Heard(), SystemClock(), IngestSettings())
+        database = await open_database(patient(cutter.dsn, connections=2))
+        ingest = kind(database, Heard(), SystemClock(), PATIENT)
         await ingest.start()
         for n in range(requests):
             cutter.armed = True

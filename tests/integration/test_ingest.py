@@ -12,18 +12,20 @@ from typing import Any
 import pytest
 
 from core.clock import SystemClock
-from core.database import Database, DatabaseSettings, open_database
+from core.database import Database, open_database
 from core.errors import ServiceError
 from core.streams import StreamKey
 from delivery.draft import Submission, Users
-from delivery.ingest import PUBLISH_NEVER_HAPPENS, Ingest, IngestSettings, submit
+from delivery.ingest import PUBLISH_NEVER_HAPPENS, Ingest, submit
 from hub.history_postgres import PostgresHistory
+from tests.postgres import patient
+from tests.stores import PATIENT
 from tests.submissions import TENANT_ID, Heard, service, submission
 
 
 @pytest.fixture
 async def store(database: str) -> AsyncIterator[Database]:
-    opened = await open_database(DatabaseSettings(url=database))
+    opened = await open_database(patient(database))
     yield opened
     await opened.close()
 
@@ -35,7 +37,7 @@ def heard() -> Heard:
 
 @pytest.fixture
 async def ingest(store: Database, heard: Heard) -> AsyncIterator[Ingest]:
-    started = Ingest(store, heard, SystemClock(), IngestSettings())
+    started = Ingest(store, heard, SystemClock(), PATIENT)
     await started.start()
     yield started
     await started.close()
@@ -148,7 +150,7 @@ def test_a_backslash_before_u0000_is_no_nul_character() -> None:
 
 
 async def test_a_full_queue_refuses_and_says_when_to_come_back(store: Database, heard: Heard) -> None:
-    ingest = Ingest(store, heard, SystemClock(), IngestSettings(queue_limit=5))
+    ingest = Ingest(store, heard, SystemClock(), replace(PATIENT, queue_limit=5))
     await ingest.start()
 
     results = await asyncio.gather(
@@ -163,7 +165,7 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(store: Database, 
 
 
 async def test_closing_commits_what_is_in_the_queue(store: Database, heard: Heard) -> None:
-    ingest = Ingest(store, heard, SystemClock(), IngestSettings(batch_limit=10))
+    ingest = Ingest(store, heard, SystemClock(), replace(PATIENT, batch_limit=10))
     await ingest.start()
     waiting = [asyncio.ensure_future(ingest.submit(submission("ada"), service())) for _ in range(50)]
     await asyncio.sleep(0)
@@ -176,7 +178,7 @@ async def test_closing_commits_what_is_in_the_queue(store: Database, heard: Hear
 
 
 async def test_a_commit_that_is_never_told_is_committed(store: Database, heard: Heard) -> None:
-    settings = IngestSettings(failpoints=frozenset({PUBLISH_NEVER_HAPPENS}))
+    settings = replace(PATIENT, failpoints=frozenset({PUBLISH_NEVER_HAPPENS}))
     ingest = Ingest(store, heard, SystemClock(), settings)
     await ingest.start()
 
@@ -211,7 +213,7 @@ async def test_the_later_of_a_collapse_key_replaces_the_earlier_for_the_same_aud
 async def test_of_many_with_one_collapse_key_one_remains_whichever_node_they_came_to(
     store: Database, heard: Heard
 ) -> None:
-    nodes = [Ingest(store, heard, SystemClock()) for _ in range(4)]
+    nodes = [Ingest(store, heard, SystemClock(), PATIENT) for _ in range(4)]
     for node in nodes:
         await node.start()
 

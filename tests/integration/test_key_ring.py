@@ -10,11 +10,12 @@ from typing import Any
 import asyncpg
 import pytest
 
-from core.database import Database, DatabaseSettings, open_database
+from core.database import Database, open_database
 from core.errors import ServiceError
 from core.vault import SealBroken, Vault
 from push.keys import VapidKey, new_key, private_text
 from push.keys_store import FRESH, KeyRing
+from tests.postgres import patient
 
 VAULT = Vault({"test": b"v" * 32})
 
@@ -40,7 +41,7 @@ class SetClock:
 
 @pytest.fixture
 async def opened(database: str) -> AsyncIterator[Database]:
-    pool = await open_database(DatabaseSettings(url=database))
+    pool = await open_database(patient(database))
     yield pool
     await pool.close()
 
@@ -96,7 +97,7 @@ async def test_a_first_start_makes_a_key_and_later_ones_find_it(opened: Database
 
 
 async def test_nodes_that_start_together_make_one_key(database: str, clock: SetClock) -> None:
-    pools = [await open_database(DatabaseSettings(url=database, connections=2)) for _ in range(4)]
+    pools = [await open_database(patient(database, connections=2)) for _ in range(4)]
     rings = [KeyRing(pool, VAULT, clock) for pool in pools for _ in range(4)]
 
     await asyncio.gather(*(one.load() for one in rings))

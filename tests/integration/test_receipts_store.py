@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.clock import SystemClock
-from core.database import Database, DatabaseSettings, open_database
+from core.database import Database, open_database
 from core.identity import Identity
 from core.ids import uuid7
 from core.vault import Vault
@@ -24,7 +24,7 @@ from delivery.preferences_store import Preferences
 from delivery.receipts import RANKS, Effect, Receipt, ReportedState
 from delivery.receipts_store import Receipts
 from delivery.recipients_store import Recipients
-from tests.postgres import TEMPLATE, PostgresServer
+from tests.postgres import TEMPLATE, PostgresServer, patient
 
 TENANT = "school"
 VAULT = Vault({"test": b"v" * 32})
@@ -124,7 +124,7 @@ def report(
 
 @pytest.fixture
 async def world(database: str) -> AsyncIterator[World]:
-    opened = await open_database(DatabaseSettings(url=database))
+    opened = await open_database(patient(database))
     yield World(opened)
     await opened.close()
 
@@ -358,13 +358,13 @@ def always(postgres: PostgresServer) -> Any:
     with asyncio.Runner() as runner:
         made = postgres.database(template=TEMPLATE)
         dsn = runner.run(made.__aenter__())
-        opened = runner.run(open_database(DatabaseSettings(url=dsn)))
+        opened = runner.run(open_database(patient(dsn)))
         yield runner, World(opened)
         runner.run(opened.close())
         runner.run(made.__aexit__(None, None, None))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     start=st.sampled_from(["processing", "unknown", "sent", "cancelled"]),
     reported=st.sets(st.sampled_from(STATES), min_size=1),

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from datetime import timedelta
 
 import asyncpg
 import pytest
 
-from core.database import Connection, Database, DatabaseSettings, open_database
+from core.database import Connection, Database, open_database
 from core.streams import StreamKey
 from hub import history_postgres
 from hub.history import Draft
 from hub.history_postgres import append
+from tests.postgres import patient
 
 WRITERS = 18
 TRANSACTIONS = 40  # of each writer
@@ -26,9 +26,7 @@ Read = Callable[[Connection, StreamKey, int], Awaitable[Sequence[int]]]
 
 @pytest.fixture
 async def database_pool(database: str) -> AsyncIterator[Database]:
-    opened = await open_database(
-        DatabaseSettings(url=database, connections=WRITERS + 2, acquire_timeout=timedelta(seconds=10))
-    )
+    opened = await open_database(patient(database, connections=WRITERS + 2))
     yield opened
     await opened.close()
 
@@ -71,7 +69,7 @@ async def missed(database: Database, write: Append, read: Read) -> tuple[int, bo
     async def writer() -> None:
         for _ in range(TRANSACTIONS):
             keys = chance.sample(STREAMS, chance.randint(1, 2))
-            async with database.connection(deadline=timedelta(seconds=30)) as connection:
+            async with database.connection() as connection:
                 transaction = connection.transaction()
                 await transaction.start()
                 seqs = await write(connection, keys)
@@ -129,7 +127,7 @@ async def deadlocks(database: Database) -> int:
         for _ in range(6):
             own = chance.sample(keys, len(keys))
             try:
-                async with database.transaction(deadline=timedelta(seconds=30)) as connection:
+                async with database.transaction() as connection:
                     await connection.execute("SET LOCAL deadlock_timeout = '20ms'")
                     await append(connection, [Draft(key, "read", data={}) for key in own])
             except asyncpg.DeadlockDetectedError:

@@ -10,8 +10,9 @@ import asyncpg
 import pytest
 
 from benchmarks.digest import subscribe
-from core.database import DatabaseSettings, open_database
+from core.database import open_database
 from digest.store import SQL
+from tests.postgres import patient
 
 PEOPLE = 20_000
 
@@ -25,7 +26,7 @@ FROM generate_series(1, 20000) AS n
 
 async def plan(dsn: str) -> list[str]:
     """Of the claim, as a connection of the service runs it."""
-    database = await open_database(DatabaseSettings(url=dsn))
+    database = await open_database(patient(dsn))
     try:
         async with database.connection() as connection:
             await connection.execute("PREPARE claim (int) AS " + SQL["take_due"])
