@@ -45,6 +45,7 @@ class FaultProxy:
         self.throttle: float | None = None
         self.slice_bytes: int | None = None
         self.accepted = 0
+        self.swallowed = 0  # chunks that went nowhere
         self.changed = asyncio.Event()  # wakes those who are paused
 
     @property
@@ -177,6 +178,7 @@ class _Link:
                         return
                     self._lost_reply_due = self._lost_reply_due or to_server
                 if self._fault in swallowing:
+                    self._proxy.swallowed += 1
                     if not chunk:  # not even the end of the connection gets through
                         await asyncio.Event().wait()
                     continue

@@ -16,6 +16,7 @@ from core.outcome import Retry, Unknown
 from delivery.channels import http_call
 from delivery.channels.http_call import Answer, base_url, post
 from tests.fault_proxy import Fault, FaultProxy
+from tests.loop_time import in_vain
 from tests.providers.server import Hold, ProviderServer, Received, Refuse, Reset, answer
 
 CANARY = "canary-token-in-the-url"
@@ -37,10 +38,6 @@ async def server() -> AsyncIterator[Echo]:
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession() as session:
         yield session
-
-
-def soon(total: float = 0.3) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=total, sock_connect=total)
 
 
 async def call(http, url, body=b"body", **given):
@@ -99,7 +96,7 @@ async def test_a_reset_after_the_request_leaves_us_in_the_dark(http, server):
 async def test_silence_leaves_us_in_the_dark(http, server):
     server.faults.append(Hold())
 
-    told = await call(http, server.url, timeout=soon())
+    told = await in_vain(call(http, server.url), lambda: bool(server.accepted))
 
     assert told == Unknown(reason="no answer from the provider in time after it was sent")
     assert len(server.accepted) == 1
@@ -136,7 +133,7 @@ async def test_a_provider_that_takes_connections_and_reads_nothing_leaves_us_in_
     async with FaultProxy(server.port) as proxy:
         proxy.inject(Fault.BLACKHOLE)
 
-        told = await call(http, f"http://127.0.0.1:{proxy.port}", timeout=soon())
+        told = await in_vain(call(http, f"http://127.0.0.1:{proxy.port}"), lambda: bool(proxy.swallowed))
 
     assert isinstance(told, Unknown)
 
@@ -194,7 +191,8 @@ async def test_an_answer_that_breaks_off_keeps_its_status(http):
 
 async def test_no_end_names_the_url(http, server):
     server.faults.extend([Reset(taken=False), Hold()])
-    ends = [await call(http, server.url), await call(http, server.url, timeout=soon())]
+    ends = [await call(http, server.url)]
+    ends.append(await in_vain(call(http, server.url), lambda: not server.faults))
     await server.stop()
     ends += [await call(http, server.url), await call(http, "http://127.0.0.1:99999")]
 

@@ -90,7 +90,7 @@ async def test_what_was_taken_is_reported_a_moment_later():
 
     ended = await simulator("ok", report=receipts).send(message("sms"))
 
-    await asyncio.wait_for(receipts.came.wait(), 5)
+    await asyncio.wait_for(receipts.came.wait(), 60)
     (told,) = receipts.told
     assert ended == Sent(provider_ref=told.provider_ref)
     assert (told.delivery_id, told.channel, told.status) == (message("sms").delivery_id, "sms", "delivered")
@@ -103,7 +103,7 @@ async def test_a_lost_answer_is_cleared_up_by_its_receipt_and_a_lost_receipt_is_
     first = await provider.send(message("sms", reference="one"))
     second = await provider.send(message("sms", reference="two"))
 
-    await asyncio.wait_for(receipts.came.wait(), 5)
+    await asyncio.wait_for(receipts.came.wait(), 60)
     assert [told.provider_ref for told in receipts.told] == ["sim-two"]
     assert first == Sent(provider_ref="sim-one")
     assert isinstance(second, Unknown)
@@ -119,7 +119,7 @@ async def test_a_report_that_fails_troubles_nobody():
     provider = simulator(report=fail)
 
     assert isinstance(await provider.send(message("sms")), Sent)
-    await asyncio.wait_for(failed.wait(), 5)
+    await asyncio.wait_for(failed.wait(), 60)
     await provider.close()
 
 
