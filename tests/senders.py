@@ -50,7 +50,7 @@ def transport(
     """One of TRANSPORTS, and the guard that it asks."""
     guard = Guard(settings, resolver)
     tls = trusting(ca_file or settings.ca_file)
-    patience = patience or Patience(connect=timedelta(seconds=2), answer=timedelta(seconds=4))
+    patience = patience or Patience(connect=timedelta(seconds=30), answer=timedelta(seconds=30))
     if kind == "aiohttp":
         return AiohttpTransport(guard, tls, patience), guard
     return KeepAliveTransport(guard, tls, patience), guard

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -34,12 +34,38 @@ from tests.workers import Seen, a_worker, channel
 SUBSCRIBE = "/api/v1/push/subscribe"
 
 
+class Impatient:
+    """asyncio, but that who waits for pushes gives up as soon as the push service has each of them and says nothing."""
+
+    def __init__(self, service: PushService) -> None:
+        self._service = service
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def wait(self, pushes: Sequence[asyncio.Task[Any]], timeout: float) -> None:
+        before = self._silent()
+        while any(not one.done() for one in pushes):
+            if len(self._silent() - before) == sum(not one.done() for one in pushes):
+                return
+            await asyncio.sleep(0.001)
+
+    def _silent(self) -> set[Any]:
+        """Connections on which it will not answer any more."""
+        return {session for session in self._service._open if session._is_deaf}
+
+
 @dataclass
 class Town:
     """An edge, a worker's channel, and one push service."""
 
     edge: Edge
     service: PushService
+    patching: pytest.MonkeyPatch
+
+    def has_no_patience_with_silence(self) -> None:
+        """In place of seconds."""
+        self.patching.setattr("delivery.channels.push.asyncio", Impatient(self.service))
 
     @property
     def key(self) -> VapidKey:
@@ -136,13 +162,13 @@ def query_of(fetch: Mapping[str, Any]) -> dict[str, str]:
 
 
 @pytest.fixture
-async def town(database: str, tmp_path: Path) -> AsyncIterator[Town]:
+async def town(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Town]:
     async with PushService(tmp_path) as service:
         settings = PushSettings(
             vapid_email="ops@example.org", ca_file=service.ca_file, resolve=service.resolve
         )
         async with serving(database, push=settings) as edge:
-            yield Town(edge, service)
+            yield Town(edge, service, monkeypatch)
         assert not service.refusals, "the sender keeps to the RFCs"
 
 
@@ -766,8 +792,7 @@ async def test_the_topics_of_a_tenant_are_made_with_a_secret_of_its_own(town: To
 async def test_an_answer_that_is_lost_is_repeated_under_the_same_topic(town: Town, database: str):
     browser = await town.subscribe()
     town.service.script.extend([Silence(), Silence()])
-    provider = town.edge.services.delivery.push.provider
-    provider._patience = 0.3  # in place of seconds
+    town.has_no_patience_with_silence()
 
     await town.push()
     assert (await town.delivery())["state"] == "queued"
@@ -784,7 +809,7 @@ async def test_an_answer_that_is_lost_is_repeated_under_the_same_topic(town: Tow
 async def test_a_browser_that_shows_a_push_whose_answer_was_lost_is_not_sent_it_again(town: Town):
     browser = await town.subscribe()
     town.service.script.append(Silence())
-    town.edge.services.delivery.push.provider._patience = 0.3
+    town.has_no_patience_with_silence()
 
     await town.push()
     await town.report(browser.said)
@@ -868,7 +893,7 @@ async def test_no_log_holds_what_lets_push_to_a_browser_or_what_was_pushed(
 ):
     browser = await town.subscribe()
     town.service.script.extend([Say(503), Say(403, body=b"no"), Silence()])
-    town.edge.services.delivery.push.provider._patience = 0.3
+    town.has_no_patience_with_silence()
 
     await town.push(title="canary title", message="canary text")
     for _ in range(3):
@@ -1182,7 +1207,7 @@ async def test_a_click_counts_where_another_browser_was_never_reached(town: Town
 async def test_what_somebody_has_seen_was_not_given_up_after_all(town: Town):
     browser = await town.subscribe()
     town.service.fault_of = lambda _token: Silence()
-    town.edge.services.delivery.push.provider._patience = 0.3
+    town.has_no_patience_with_silence()
     await town.push()
     for _ in range(4):
         await town.due_now()
@@ -1217,7 +1242,7 @@ class Between:
 async def test_a_report_just_before_a_delivery_is_given_up_counts(town: Town, event: str, state: str):
     browser = await town.subscribe()
     town.service.fault_of = lambda _token: Silence()
-    town.edge.services.delivery.push.provider._patience = 0.3
+    town.has_no_patience_with_silence()
     real = town.edge.services.delivery.push.provider
     await town.edge.submit(channels=["in_app", "push"])
 
@@ -1244,7 +1269,7 @@ async def test_a_report_just_before_the_end_of_what_was_sent_counts(town: Town):
 async def test_a_report_and_the_end_of_its_delivery_wait_for_each_other(town: Town):
     browser = await town.subscribe()
     town.service.fault_of = lambda _token: Silence()
-    town.edge.services.delivery.push.provider._patience = 0.3
+    town.has_no_patience_with_silence()
     await town.push()
 
     await town.edge.rows("UPDATE notification_deliveries SET state = 'processing', claimed_by = 'w1'")
@@ -1265,7 +1290,7 @@ async def test_a_report_and_the_end_of_its_delivery_wait_for_each_other(town: To
 async def test_where_a_browser_has_it_nothing_else_takes_over(town: Town):
     phone, _laptop = await town.subscribe(), await town.subscribe()
     town.service.fault_of = lambda _token: Silence()
-    town.edge.services.delivery.push.provider._patience = 0.3
+    town.has_no_patience_with_silence()
     await town.push()
     await town.edge.client(person()).delete(f"/api/v1/push/subscriptions/{phone.id}")
     town.service.fault_of = lambda _token: Say(410)
