@@ -40,7 +40,7 @@ async def client(proxy: FaultProxy) -> Stream:
     return await asyncio.open_connection("127.0.0.1", proxy.port)
 
 
-async def asks(stream: Stream, line: bytes, seconds: float = 5) -> bytes:
+async def asks(stream: Stream, line: bytes, seconds: float = 60) -> bytes:
     reader, writer = stream
     writer.write(line)
     async with asyncio.timeout(seconds):
@@ -64,6 +64,9 @@ async def test_a_half_open_link_lets_requests_through_and_answers_not(echo: Echo
         await asks(stream, b"during\n", seconds=0.2)
     fresh = await client(echo)
 
+    async with asyncio.timeout(60):
+        while len(echo.seen) < 2:
+            await asyncio.sleep(0)
     assert echo.seen == [b"before\n", b"during\n"]
     assert await asks(fresh, b"fresh\n") == b"fresh\n"
     stream[1].close()

@@ -9,20 +9,22 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from core.clock import SystemClock
-from core.database import Database, DatabaseSettings, open_database
+from core.database import DatabaseSettings, open_database
 from core.errors import ServiceError
 from delivery.ingest import Ingest, IngestSettings
 from tests.postgres import TEMPLATE, PostgresServer
 from tests.submissions import Heard, service, submission
 
 SECOND = timedelta(seconds=1)
+LONG_S = 6  # of those who wait a second or two, on a machine that may stand still as well
 
 
 @asynccontextmanager
-async def impatient(postgres: PostgresServer) -> AsyncIterator[tuple[Ingest, Database]]:
+async def impatient(postgres: PostgresServer) -> AsyncIterator[Ingest]:
     """An ingest that waits a second for anything, on a server of its own."""
     await postgres.create_template()
     database = await open_database(
@@ -31,7 +33,7 @@ async def impatient(postgres: PostgresServer) -> AsyncIterator[tuple[Ingest, Dat
     ingest = Ingest(database, Heard(), SystemClock(), IngestSettings(patience=SECOND))
     await ingest.start()
     try:
-        yield ingest, database
+        yield ingest
     finally:
         await ingest.close()
         await database.close()
@@ -50,7 +52,7 @@ async def until_stored(ingest: Ingest, key: str) -> UUID | None:
 
 
 async def test_a_crash_of_the_server_loses_and_doubles_nothing(own_postgres: PostgresServer) -> None:
-    async with impatient(own_postgres) as (ingest, database):
+    async with impatient(own_postgres) as ingest:
         callers = [asyncio.create_task(until_stored(ingest, f"key-{n}")) for n in range(200)]
         while ingest.stats.accepted == 0:
             await asyncio.sleep(0)
@@ -59,9 +61,10 @@ async def test_a_crash_of_the_server_loses_and_doubles_nothing(own_postgres: Pos
 
         acknowledged = [one for one in await asyncio.gather(*callers, *more) if one is not None]
 
-        async with database.connection() as connection:
-            stored = [row["id"] for row in await connection.fetch("SELECT id FROM notifications")]
-            heads = await connection.fetchval("SELECT seq FROM streams WHERE name = 'user:ada'")
+        connection = await asyncpg.connect(own_postgres.dsn(TEMPLATE))
+        stored = [row["id"] for row in await connection.fetch("SELECT id FROM notifications")]
+        heads = await connection.fetchval("SELECT seq FROM streams WHERE name = 'user:ada'")
+        await connection.close()
         assert len(stored) == 250
         assert set(acknowledged) <= set(stored)
         assert heads == 250
@@ -71,7 +74,7 @@ async def test_a_crash_of_the_server_loses_and_doubles_nothing(own_postgres: Pos
 async def test_while_the_server_hangs_nobody_waits_long_and_after_it_all_is_well(
     own_postgres: PostgresServer,
 ) -> None:
-    async with impatient(own_postgres) as (ingest, _):
+    async with impatient(own_postgres) as ingest:
         own_postgres.freeze()
         began = time.monotonic()
         results = await asyncio.gather(
@@ -84,6 +87,6 @@ async def test_while_the_server_hangs_nobody_waits_long_and_after_it_all_is_well
         await until_stored(ingest, "after")
 
         assert {getattr(result, "code", None) for result in results} == {"unavailable"}
-        assert waited < 2
-        assert time.monotonic() - began < 2
+        assert waited < LONG_S
+        assert time.monotonic() - began < LONG_S
         assert ingest.waiting == 0

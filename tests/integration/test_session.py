@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,13 @@ class Device:
         """Ada changes what she follows, and this device is told, as its connection would tell it."""
         await self.edge.services.inbox.change_topic(ADA, "news", change)  # type: ignore[attr-defined]  # the whole inbox
 
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(60):
+            while not condition():
+                await asyncio.sleep(0.005)  # a session has no event for this
+
     async def settle(self) -> None:
+        """Time for what must not come."""
         for _ in range(5):
             await asyncio.sleep(0.01)
 
@@ -74,7 +80,7 @@ async def device(database: str) -> AsyncIterator[Device]:
 
 async def test_a_topic_left_while_suspended_is_left(device):
     await device.turn("followed")
-    await device.settle()
+    await device.until(lambda: "topic:news" in device.session.positions())
     device.session.suspend()
     await device.session.on_membership("unfollowed", b'{"topic":"news"}')  # it was on its way
 
@@ -103,6 +109,7 @@ async def test_a_subscribed_topic_followed_while_suspended_repeats_nothing(devic
     await device.broadcast("grade")
 
     await device.session.catch_up()
+    await device.until(lambda: len(device.listener.seqs("topic:news")) >= 2)
     await device.settle()
 
     assert device.listener.seqs("topic:news") == [1, 2]
@@ -115,6 +122,7 @@ async def test_what_a_filter_held_back_after_the_following_is_not_lost_in_silenc
     await device.broadcast("absence")
 
     await device.session.catch_up()
+    await device.until(lambda: device.snapshots > 0)
     await device.settle()
 
     assert device.snapshots == 1

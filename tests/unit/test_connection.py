@@ -50,7 +50,7 @@ async def test_history_goes_on_when_the_client_has_read_although_the_transport_s
 
     wire.buffered = 10 * KIB
 
-    await asyncio.wait_for(waiting, 2)
+    await asyncio.wait_for(waiting, 60)
 
 
 async def test_history_ends_with_the_connection(connection: Connection) -> None:
@@ -60,4 +60,4 @@ async def test_history_ends_with_the_connection(connection: Connection) -> None:
     connection.on_closed(1006, "")
 
     with pytest.raises(ConnectionError):
-        await asyncio.wait_for(waiting, 2)
+        await asyncio.wait_for(waiting, 60)

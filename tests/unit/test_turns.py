@@ -25,14 +25,14 @@ class Test:
     def _run(self, folder: Path, alone: bool) -> None:
         with turn(folder, alone=alone):
             self._goes_on.set()
-            assert self._may_end.wait(10)
+            assert self._may_end.wait(60)
 
-    def begins(self, seconds: float = 10) -> bool:
+    def begins(self, seconds: float = 60) -> bool:
         return self._goes_on.wait(seconds)
 
     def end(self) -> None:
         self._may_end.set()
-        self._ended.result(10)
+        self._ended.result(60)
 
 
 @pytest.fixture

@@ -107,14 +107,14 @@ async def test_a_head_is_the_headers_of_its_get(edge: Edge) -> None:
 
 
 async def test_a_person_who_asks_too_much_is_told_when_to_come_back_and_others_are_served(edge: Edge) -> None:
-    served = edge.with_settings(request_rate=Rate(0.1, burst=3))
+    served = edge.with_settings(request_rate=Rate(0.001, burst=3))
     ada = served.client(person("ada"))
 
     answers = [await ada.get("/api/v1/topics") for _ in range(4)]
 
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     assert answers[-1].json()["error"] == "rate_limited"
-    assert 1 <= int(answers[-1].headers["retry-after"]) <= 10
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 1000
     assert (await served.client(person("bob")).get("/api/v1/topics")).status_code == 200
     by_service = [await served.client(service()).get("/api/v1/topics") for _ in range(5)]
     assert {answer.status_code for answer in by_service} == {200}

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -18,8 +19,11 @@ LIMITS = WireSettings(
     max_fragments=4,
     max_control_frames=20,
     high_water_bytes=64 * 1024,
-    close_timeout=timedelta(milliseconds=200),
+    close_timeout=timedelta(seconds=30),
 )
+
+#: Of clients that say no more.
+HASTY = replace(LIMITS, close_timeout=timedelta(milliseconds=200))
 
 
 class Recorder:
@@ -98,6 +102,13 @@ async def app() -> Application:
 @pytest.fixture
 async def server(app: Application) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     async with serving(app, ws=websocket_protocol(LIMITS)) as running:
+        yield running
+
+
+@pytest.fixture
+async def hasty(app: Application) -> AsyncIterator[tuple[uvicorn.Server, int]]:
+    """A server that soon has enough of clients that say no more."""
+    async with serving(app, ws=websocket_protocol(HASTY)) as running:
         yield running
 
 
@@ -231,6 +242,7 @@ async def test_a_flood_of_control_frames_is_closed(app, port, opcode):
             if first == 0x88:
                 ended = int.from_bytes(payload[:2], "big")
         assert ended == 1008
+        client.send(close(1008))
         await listener.until(("closed", 1008, "too many control frames"))
 
 
@@ -302,8 +314,8 @@ async def test_our_close_is_told_when_the_client_has_answered(app, port):
         assert listener.reentered == []
 
 
-async def test_a_client_that_never_answers_our_close_is_dropped_after_the_timeout(app, port):
-    async with await RawClient.open(port) as client:
+async def test_a_client_that_never_answers_our_close_is_dropped_after_the_timeout(app, hasty):
+    async with await RawClient.open(hasty[1]) as client:
         listener = await app.listener()
         started = asyncio.get_running_loop().time()
 
@@ -311,11 +323,11 @@ async def test_a_client_that_never_answers_our_close_is_dropped_after_the_timeou
 
         assert await client.closed() == (1012, "")
         await listener.until(("closed", 1012, ""))
-        assert asyncio.get_running_loop().time() - started >= LIMITS.close_timeout.total_seconds() * 0.9
+        assert asyncio.get_running_loop().time() - started >= HASTY.close_timeout.total_seconds() * 0.9
 
 
-async def test_a_client_that_does_not_read_is_dropped_after_the_timeout_too(app, port):
-    async with await RawClient.open(port, receive_buffer_bytes=4096):
+async def test_a_client_that_does_not_read_is_dropped_after_the_timeout_too(app, hasty):
+    async with await RawClient.open(hasty[1], receive_buffer_bytes=4096):
         listener = await app.listener()
         listener.wire.write(text_frame(b"x" * 10_000_000))
 
@@ -325,8 +337,8 @@ async def test_a_client_that_does_not_read_is_dropped_after_the_timeout_too(app,
 
 
 @pytest.mark.parametrize("last", [close(1000), frame(3)])
-async def test_a_client_that_says_its_last_and_does_not_read_holds_no_socket(app, server, last):
-    running, port = server
+async def test_a_client_that_says_its_last_and_does_not_read_holds_no_socket(app, hasty, last):
+    running, port = hasty
     async with await RawClient.open(port, receive_buffer_bytes=4096) as client:
         listener = await app.listener()
         listener.wire.write(text_frame(b"x" * 10_000_000))
