@@ -18,7 +18,7 @@ from benchmarks.peer import Serving, post
 from benchmarks.peers.c_limit import CLimit
 from benchmarks.workload import W1, Workload, compact
 
-SMALL = replace(W1, connections=20, messages=40, publishers=4, quiet_ms=200)
+SMALL = replace(W1, connections=20, messages=40, publishers=4, quiet_ms=2_000)
 
 pytestmark = [
     pytest.mark.skipif(compiler() is None, reason="no C compiler"),

@@ -44,6 +44,8 @@ class Told:
         self.asked: list[tuple[float, Message]] = []
         self.taken: Counter[str] = Counter()
         self.fault: Callable[[Message], Outcome | None] = lambda _message: None
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
         self._account = account
         self._seconds = seconds
 
@@ -53,6 +55,7 @@ class Told:
     async def send(self, message: Message) -> Outcome:
         self.asked.append((asyncio.get_running_loop().time(), message))
         await asyncio.sleep(self._seconds)
+        await self.may_answer.wait()
         fault = self.fault(message)
         if fault is None or fault.name == "unknown":
             self.taken[message.reference] += 1
@@ -92,7 +95,7 @@ async def several(
         yield
 
 
-async def becomes(stores: Stores, question: str, seconds: float = 20) -> None:
+async def becomes(stores: Stores, question: str, seconds: float = 60) -> None:
     """Wait until a query has a row."""
     async with asyncio.timeout(seconds):
         while not await stores.query(question):
@@ -105,7 +108,7 @@ async def states(stores: Stores) -> dict[tuple[str, str], int]:
     return {(channel, state): count for channel, state, count in rows}
 
 
-async def settled(stores: Stores, seconds: float = 20) -> None:
+async def settled(stores: Stores, seconds: float = 60) -> None:
     """Wait until every delivery is finished."""
     async with asyncio.timeout(seconds):
         while await stores.query("SELECT FROM notification_deliveries WHERE finished_at IS NULL LIMIT 1"):
@@ -118,9 +121,9 @@ async def test_a_backlog_larger_than_the_room_is_drained_without_waiting_for_the
         await stores.send(Users.of(*PEOPLE), channels=("email",))
 
     async with working(
-        a_worker(stores.database, {"email": channel("email", provider)}, poll=timedelta(seconds=60))
+        a_worker(stores.database, {"email": channel("email", provider)}, poll=timedelta(hours=1))
     ):
-        await settled(stores, seconds=10)
+        await settled(stores)
 
     assert len(provider.asked) == 200
 
@@ -159,7 +162,7 @@ async def test_a_delivery_that_every_worker_dies_of_is_given_up(stores: Stores) 
 
 @pytest.mark.alone
 async def test_nobody_calls_before_retry_after_is_over_and_other_accounts_go_on(stores: Stores) -> None:
-    pause = timedelta(seconds=1.5)
+    pause = timedelta(seconds=5)
     throttled, other = Told("throttled", seconds=0.02, concurrency=8), Told("other")
     refusal = Retry(reason="enough for now", code="429", after=pause, throttled=True)
     faults = iter([refusal])
@@ -182,9 +185,9 @@ async def test_nobody_calls_before_retry_after_is_over_and_other_accounts_go_on(
         await settled(stores)
 
     first = min(at for at, _ in throttled.asked)
-    under_way = known + 0.2  # what had been claimed when the answer came
     resumed = first + pause.total_seconds()
-    assert not [at for at, _ in throttled.asked if under_way < at < resumed]
+    under_way = 3 * throttled.concurrency  # what had been claimed when the answer came
+    assert len([at for at, _ in throttled.asked if known < at < resumed]) <= under_way
     assert [at for at, _ in throttled.asked if at >= resumed]
     assert others_took < pause.total_seconds()
     assert await states(stores) == {("email", "sent"): 400, ("sms", "sent"): 40}
@@ -201,14 +204,15 @@ async def test_a_provider_that_is_down_is_asked_by_one_worker_at_a_time_and_noth
 
     async with several(stores, ways(provider), 3, breaker=breaker, poll=timedelta(seconds=0.1)):
         await becomes(stores, "SELECT FROM channel_accounts WHERE breaker = 'open'")
-        opened = now() + 0.2  # what had been claimed when it opened
+        opened = now()
         await asyncio.sleep(3)  # the time that it is down
         back = now()
         probes = [at for at, _ in provider.asked if opened < at]
         provider.fault = lambda _message: None
         await settled(stores)
 
-    assert 1 <= len(probes) <= (back - opened) / interval.total_seconds() + 1
+    under_way = 3 * provider.concurrency  # what had been claimed when it opened
+    assert 1 <= len(probes) <= (back - opened) / interval.total_seconds() + 1 + under_way
     assert await states(stores) == {("email", "sent"): 40}
     assert all(count == 1 for count in provider.taken.values())
 
@@ -270,14 +274,16 @@ async def test_urgent_overtakes_a_campaign(stores: Stores) -> None:
     async with working(worker):
         while len(provider.asked) < 40:
             await asyncio.sleep(0.005)  # the provider has no event for this
+        provider.may_answer.clear()  # however long it takes to submit it
         sent_before = len(provider.asked)
         await stores.send(PEOPLE[1], channels=("email",), priority="urgent")
         worker.wake()
+        provider.may_answer.set()
         await settled(stores)
 
     [place] = [place for place, (_, message) in enumerate(provider.asked) if message.priority == "urgent"]
     assert len(provider.asked) == 401
-    assert place - sent_before < 40, "what was under way, and what was sent while it was submitted"
+    assert place - sent_before < 40, "what was under way"
 
 
 class Skipping(SystemClock):
