@@ -146,7 +146,7 @@ class Autopush(ProviderServer):
             await self._runner_for_browsers.cleanup()
         await super().stop()
 
-    async def until(self, condition: Any, seconds: float = 20) -> None:
+    async def until(self, condition: Any, seconds: float = 60) -> None:
         """Return when what came from browsers or senders makes it true."""
         async with asyncio.timeout(seconds), self._moved:
             await self._moved.wait_for(condition)
@@ -240,7 +240,13 @@ class Autopush(ProviderServer):
         return name
 
     async def _register(self, socket: web.WebSocketResponse, name: str, message: dict[str, Any]) -> None:
-        one = Registered(name, message["channelID"], uuid4().hex, decode(message.get("key") or ""))
+        """
+        A subscription is what the browser calls by one name, however often it asks: Firefox asks twice when a worker
+        subscribes just while the connection becomes ready (PushServiceWebSocket.sys.mjs, _sendPendingRequests).
+        """
+        channel, key = message["channelID"], decode(message.get("key") or "")
+        again = (one for one in self.live if (one.browser, one.channel, one.key) == (name, channel, key))
+        one = next(again, None) or Registered(name, channel, uuid4().hex, key)
         self.registered[one.token] = one
         await socket.send_json(
             {
