@@ -172,7 +172,7 @@ async def town(database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert not service.refusals, "the sender keeps to the RFCs"
 
 
-async def test_a_notification_reaches_a_subscribed_browser(town: Town):
+async def test_a_notification_reaches_a_subscribed_browser(town: Town) -> None:
     browser = await town.subscribe()
 
     notification_id = await town.push(
@@ -195,7 +195,7 @@ async def test_a_notification_reaches_a_subscribed_browser(town: Town):
 # --- Subscribing -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_page_says_the_same_at_each_start_and_stays_the_same_subscription(town: Town):
+async def test_a_page_says_the_same_at_each_start_and_stays_the_same_subscription(town: Town) -> None:
     first = await town.subscribe(
         user_agent="A browser", device_info={"platform": "web", "browser": "Firefox"}
     )
@@ -211,7 +211,7 @@ async def test_a_page_says_the_same_at_each_start_and_stays_the_same_subscriptio
     assert town.service.endpoint(first.device) not in json.dumps(listed)
 
 
-async def test_keys_come_as_base64_and_as_base64url(town: Town):
+async def test_keys_come_as_base64_and_as_base64url(town: Town) -> None:
     device = town.service.subscribe(town.key)
     body = town.body(device)
     url = {
@@ -243,7 +243,9 @@ async def test_keys_come_as_base64_and_as_base64url(town: Town):
         ("vapid_key_id", "unknown"),
     ],
 )
-async def test_what_nothing_can_be_sent_to_is_refused_by_its_name(town: Town, member: str, value: str):
+async def test_what_nothing_can_be_sent_to_is_refused_by_its_name(
+    town: Town, member: str, value: str
+) -> None:
     body = town.body(town.service.subscribe(town.key)) | {member: value}
 
     answer = await town.edge.client(person()).post(SUBSCRIBE, json=body)
@@ -253,7 +255,7 @@ async def test_what_nothing_can_be_sent_to_is_refused_by_its_name(town: Town, me
     assert await town.rows() == []
 
 
-async def test_the_next_person_at_a_browser_takes_it_over(town: Town):
+async def test_the_next_person_at_a_browser_takes_it_over(town: Town) -> None:
     before = await town.subscribe("ada")
 
     after = await town.subscribe("bob", before.device)
@@ -264,7 +266,7 @@ async def test_the_next_person_at_a_browser_takes_it_over(town: Town):
     assert [one["title"] for one in after.told] == ["For Bob"]
 
 
-async def test_who_has_learnt_an_endpoint_cannot_take_it_away(town: Town):
+async def test_who_has_learnt_an_endpoint_cannot_take_it_away(town: Town) -> None:
     ada = await town.subscribe("ada")
     stolen = town.body(ada.device) | {"auth_key": encoded(b"0123456789abcdef")}
 
@@ -275,7 +277,7 @@ async def test_who_has_learnt_an_endpoint_cannot_take_it_away(town: Town):
     assert len(ada.told) == 1
 
 
-async def test_who_knows_the_secret_of_a_browser_needs_its_public_key_too(town: Town):
+async def test_who_knows_the_secret_of_a_browser_needs_its_public_key_too(town: Town) -> None:
     browser, other = await town.subscribe("ada"), town.service.subscribe(town.key)
     body = town.body(browser.device, p256dh_key=encoded(other.browser.p256dh))
 
@@ -285,7 +287,7 @@ async def test_who_knows_the_secret_of_a_browser_needs_its_public_key_too(town: 
     assert [row["user_id"] for row in await town.rows()] == ["ada"]
 
 
-async def test_an_endpoint_in_another_spelling_is_the_same_browser(town: Town):
+async def test_an_endpoint_in_another_spelling_is_the_same_browser(town: Town) -> None:
     mine = await town.subscribe("ada")
     token = mine.device.token
     for number, (here, there) in enumerate(
@@ -316,7 +318,7 @@ async def test_an_endpoint_in_another_spelling_is_the_same_browser(town: Town):
     assert len(mine.told) == 1
 
 
-async def test_a_browser_that_replaces_its_subscription_by_another_spelling_has_one(town: Town):
+async def test_a_browser_that_replaces_its_subscription_by_another_spelling_has_one(town: Town) -> None:
     mine = await town.subscribe()
     endpoint = town.service.endpoint(mine.device)
     body = town.body(mine.device) | {
@@ -330,7 +332,7 @@ async def test_a_browser_that_replaces_its_subscription_by_another_spelling_has_
     assert [row["ended_because"] for row in await town.rows()] == [None]
 
 
-async def test_what_is_dialled_is_what_the_guard_has_seen(town: Town):
+async def test_what_is_dialled_is_what_the_guard_has_seen(town: Town) -> None:
     """However the host is spelt: the name in the handshake and the Host of the request are the ones that were judged."""
     device = town.service.subscribe(town.key)
     body = town.body(device)
@@ -348,7 +350,7 @@ async def test_what_is_dialled_is_what_the_guard_has_seen(town: Town):
     assert b"\r\nHost: " + town.service.host.encode() + b"\r\n" in town.service.request_heads[-1]
 
 
-async def test_an_endpoint_belongs_to_one_person_over_all_tenants(town: Town):
+async def test_an_endpoint_belongs_to_one_person_over_all_tenants(town: Town) -> None:
     ada = await town.subscribe("ada")
 
     client = town.edge.client(person("ada", "hospital"))
@@ -359,7 +361,7 @@ async def test_an_endpoint_belongs_to_one_person_over_all_tenants(town: Town):
     assert ada.told == []
 
 
-async def test_a_browser_is_subscribed_from_two_places_at_once(town: Town):
+async def test_a_browser_is_subscribed_from_two_places_at_once(town: Town) -> None:
     device = town.service.subscribe(town.key)
 
     answers = await asyncio.gather(
@@ -370,7 +372,7 @@ async def test_a_browser_is_subscribed_from_two_places_at_once(town: Town):
     assert sum(row["is_active"] for row in await town.rows()) == 1
 
 
-async def test_after_a_logout_nothing_comes_and_nothing_is_kept(town: Town):
+async def test_after_a_logout_nothing_comes_and_nothing_is_kept(town: Town) -> None:
     browser = await town.subscribe()
 
     path = f"/api/v1/push/subscriptions/{browser.id}"
@@ -384,7 +386,7 @@ async def test_after_a_logout_nothing_comes_and_nothing_is_kept(town: Town):
     assert (await town.delivery())["reason"] == "no address for push"
 
 
-async def test_a_device_has_a_name_and_nobody_elses_can_be_touched(town: Town):
+async def test_a_device_has_a_name_and_nobody_elses_can_be_touched(town: Town) -> None:
     browser = await town.subscribe()
     path = f"/api/v1/push/subscriptions/{browser.id}"
 
@@ -400,7 +402,7 @@ async def test_a_device_has_a_name_and_nobody_elses_can_be_touched(town: Town):
     assert {answer.status_code for answer in others} == {404}
 
 
-async def test_a_browser_replaces_its_subscription_by_knowing_the_old_one(town: Town):
+async def test_a_browser_replaces_its_subscription_by_knowing_the_old_one(town: Town) -> None:
     old = await town.subscribe()
     new = town.service.subscribe(town.key)
     body = town.body(new) | {
@@ -423,7 +425,7 @@ async def test_a_browser_replaces_its_subscription_by_knowing_the_old_one(town: 
 
 async def test_a_browser_that_replaces_its_subscription_again_and_again_leaves_one_row_and_is_held_to_a_rate(
     town: Town,
-):
+) -> None:
     old, bobs = await town.subscribe(), await town.subscribe("bob")
     one, two = town.body(old.device), town.body(town.service.subscribe(town.key))
     client = town.edge.client()
@@ -445,7 +447,9 @@ async def test_a_browser_that_replaces_its_subscription_again_and_again_leaves_o
     assert [(row["user_id"], row["is_active"]) for row in await town.rows()] == [("ada", True), ("bob", True)]
 
 
-async def test_two_requests_that_replace_each_others_subscription_do_not_wait_for_each_other(town: Town):
+async def test_two_requests_that_replace_each_others_subscription_do_not_wait_for_each_other(
+    town: Town,
+) -> None:
     one, two = await town.subscribe(), await town.subscribe("bob")
     bodies = [town.body(browser.device) for browser in (one, two)]
 
@@ -459,7 +463,7 @@ async def test_two_requests_that_replace_each_others_subscription_do_not_wait_fo
     assert sum(row["is_active"] for row in await town.rows()) == 1
 
 
-async def test_what_has_ended_of_a_persons_browsers_is_kept_within_bounds(town: Town):
+async def test_what_has_ended_of_a_persons_browsers_is_kept_within_bounds(town: Town) -> None:
     device = town.service.subscribe(town.key)
     for _ in range(MAX_ENDED + 5):
         await town.subscribe("ada", device)
@@ -470,7 +474,7 @@ async def test_what_has_ended_of_a_persons_browsers_is_kept_within_bounds(town: 
     assert kept.count("bob") <= MAX_ENDED + 1
 
 
-async def test_nobody_subscribes_with_a_key_that_another_process_has_retired(town: Town):
+async def test_nobody_subscribes_with_a_key_that_another_process_has_retired(town: Town) -> None:
     keys = town.edge.services.delivery.push.keys
     old, device = keys.current, town.service.subscribe(town.key)
     kept = await town.subscribe("bob")
@@ -487,7 +491,7 @@ async def test_nobody_subscribes_with_a_key_that_another_process_has_retired(tow
     assert seen.json()["is_current_key"] is False
 
 
-async def test_a_person_keeps_the_browsers_that_were_seen_last(town: Town):
+async def test_a_person_keeps_the_browsers_that_were_seen_last(town: Town) -> None:
     browsers = [await town.subscribe() for _ in range(21)]
 
     rows = await town.rows()
@@ -495,7 +499,7 @@ async def test_a_person_keeps_the_browsers_that_were_seen_last(town: Town):
     assert [str(row["id"]) for row in rows if not row["is_active"]] == [browsers[0].id]
 
 
-async def test_nothing_that_lets_push_to_a_browser_stands_open_in_the_database(town: Town):
+async def test_nothing_that_lets_push_to_a_browser_stands_open_in_the_database(town: Town) -> None:
     browser = await town.subscribe()
 
     [row] = await town.rows()
@@ -512,7 +516,7 @@ async def test_nothing_that_lets_push_to_a_browser_stands_open_in_the_database(t
 # --- Sending ---------------------------------------------------------------------------------------------------------
 
 
-async def test_every_browser_of_a_person_is_pushed_to_and_nobody_elses(town: Town):
+async def test_every_browser_of_a_person_is_pushed_to_and_nobody_elses(town: Town) -> None:
     phone, laptop, bobs = await town.subscribe(), await town.subscribe(), await town.subscribe("bob")
 
     await town.push()
@@ -520,7 +524,7 @@ async def test_every_browser_of_a_person_is_pushed_to_and_nobody_elses(town: Tow
     assert (len(phone.told), len(laptop.told), len(bobs.told)) == (1, 1, 0)
 
 
-async def test_a_delivery_is_for_browsers_of_its_tenant_that_have_not_expired(town: Town):
+async def test_a_delivery_is_for_browsers_of_its_tenant_that_have_not_expired(town: Town) -> None:
     await town.subscribe("ada")
     await town.edge.submit("ada", channels=["in_app", "push"])
     await town.subscribe("ada", expires_at="2000-01-01T00:00:00Z")
@@ -535,7 +539,7 @@ async def test_a_delivery_is_for_browsers_of_its_tenant_that_have_not_expired(to
     assert [row["id"] for row in waiting] == [mine["id"]] != [expired["id"]]
 
 
-async def test_a_retry_goes_to_those_who_have_it_not(town: Town):
+async def test_a_retry_goes_to_those_who_have_it_not(town: Town) -> None:
     phone, laptop = await town.subscribe(), await town.subscribe()
     town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
     await town.push()
@@ -549,7 +553,7 @@ async def test_a_retry_goes_to_those_who_have_it_not(town: Town):
     assert (await town.delivery())["state"] == "sent"
 
 
-async def test_a_pause_that_one_browser_needs_holds_up_no_other(town: Town):
+async def test_a_pause_that_one_browser_needs_holds_up_no_other(town: Town) -> None:
     laptop, phone = await town.subscribe(), await town.subscribe()
     pause, fault = Say(429, {"Retry-After": "3600"}), Say(408)
     town.service.fault_of = lambda token: pause if token == laptop.device.token else fault
@@ -576,7 +580,7 @@ async def test_a_pause_that_one_browser_needs_holds_up_no_other(town: Town):
     assert (await town.delivery())["state"] == "sent"
 
 
-async def test_what_one_has_waits_for_the_end_of_the_pause_of_another(town: Town):
+async def test_what_one_has_waits_for_the_end_of_the_pause_of_another(town: Town) -> None:
     laptop, phone = await town.subscribe(), await town.subscribe()
     pause = Say(429, {"Retry-After": "600"})
     town.service.fault_of = lambda token: pause if token == laptop.device.token else None
@@ -594,7 +598,9 @@ async def test_what_one_has_waits_for_the_end_of_the_pause_of_another(town: Town
     assert (len(laptop.told), len(phone.told)) == (1, 1)
 
 
-async def test_when_a_browser_is_never_reached_a_delivery_counts_as_sent_where_another_was(town: Town):
+async def test_when_a_browser_is_never_reached_a_delivery_counts_as_sent_where_another_was(
+    town: Town,
+) -> None:
     phone, laptop = await town.subscribe(), await town.subscribe()
     town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
 
@@ -609,7 +615,7 @@ async def test_when_a_browser_is_never_reached_a_delivery_counts_as_sent_where_a
     assert len(phone.told) == 1
 
 
-async def test_a_push_outlasts_a_push_service_that_is_away_for_long(town: Town):
+async def test_a_push_outlasts_a_push_service_that_is_away_for_long(town: Town) -> None:
     browser = await town.subscribe()
     town.service.fault_of = lambda _token: Say(503)
     await town.push()
@@ -628,7 +634,7 @@ async def test_a_push_outlasts_a_push_service_that_is_away_for_long(town: Town):
     assert len(browser.told) == 1
 
 
-async def test_a_push_that_had_no_turn_for_a_day_is_given_up(town: Town):
+async def test_a_push_that_had_no_turn_for_a_day_is_given_up(town: Town) -> None:
     await town.subscribe()
     town.service.fault_of = lambda _token: Say(503)
     await town.push()
@@ -645,7 +651,7 @@ async def test_a_push_that_had_no_turn_for_a_day_is_given_up(town: Town):
 
 
 @pytest.mark.parametrize("status", [404, 410])
-async def test_a_subscription_that_has_ended_is_forgotten_at_once(town: Town, status: int):
+async def test_a_subscription_that_has_ended_is_forgotten_at_once(town: Town, status: int) -> None:
     gone, there = await town.subscribe(), await town.subscribe()
     town.service.script.extend([])
     town.service.fault_of = lambda token: Say(status) if token == gone.device.token else None
@@ -657,7 +663,7 @@ async def test_a_subscription_that_has_ended_is_forgotten_at_once(town: Town, st
     assert len(there.told) == 1
 
 
-async def test_when_the_last_browser_is_gone_the_delivery_says_so(town: Town):
+async def test_when_the_last_browser_is_gone_the_delivery_says_so(town: Town) -> None:
     gone = await town.subscribe()
     gone.device.is_gone = True
 
@@ -667,7 +673,7 @@ async def test_when_the_last_browser_is_gone_the_delivery_says_so(town: Town):
     assert (row["state"], row["code"]) == ("failed", "no_browser")
 
 
-async def test_refusals_end_a_browser_only_where_the_service_takes_what_is_for_others(town: Town):
+async def test_refusals_end_a_browser_only_where_the_service_takes_what_is_for_others(town: Town) -> None:
     refused, taken = await town.subscribe("ada"), await town.subscribe("bob")
     town.service.fault_of = lambda token: Say(403) if token == refused.device.token else None
 
@@ -681,7 +687,7 @@ async def test_refusals_end_a_browser_only_where_the_service_takes_what_is_for_o
     assert len(taken.told) == 1
 
 
-async def test_a_browser_that_refuses_is_asked_and_counted_once_for_a_delivery(town: Town):
+async def test_a_browser_that_refuses_is_asked_and_counted_once_for_a_delivery(town: Town) -> None:
     refusing, away = await town.subscribe(), await town.subscribe()
     town.service.fault_of = lambda token: Say(403 if token == refusing.device.token else 503)
     await town.push()
@@ -705,7 +711,7 @@ async def test_a_browser_that_refuses_is_asked_and_counted_once_for_a_delivery(t
     assert len(refusing.told) == 1
 
 
-async def test_a_message_that_is_too_large_for_one_service_is_sent_smaller(town: Town):
+async def test_a_message_that_is_too_large_for_one_service_is_sent_smaller(town: Town) -> None:
     browser = await town.subscribe()
     town.service.script.append(Say(413))
 
@@ -718,7 +724,7 @@ async def test_a_message_that_is_too_large_for_one_service_is_sent_smaller(town:
 
 async def test_a_fault_in_one_browser_undoes_nothing_that_the_others_have_said(
     town: Town, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     well, odd, gone = [await town.subscribe() for _ in range(3)]
     gone.device.is_gone = True
     send = PushSender.send
@@ -743,7 +749,7 @@ async def test_a_fault_in_one_browser_undoes_nothing_that_the_others_have_said(
     assert odd.device.token not in str(raised)
 
 
-async def test_headers_follow_from_priority_and_what_replaces_what(town: Town):
+async def test_headers_follow_from_priority_and_what_replaces_what(town: Town) -> None:
     browser = await town.subscribe()
 
     await town.push(priority="urgent", collapse_key="iep-12345")
@@ -761,7 +767,7 @@ async def test_headers_follow_from_priority_and_what_replaces_what(town: Town):
 
 
 @pytest.mark.parametrize("members", [{}, {"collapse_key": "iep-12345"}])
-async def test_a_push_service_does_not_see_who_is_sent_the_same(town: Town, members: dict[str, str]):
+async def test_a_push_service_does_not_see_who_is_sent_the_same(town: Town, members: dict[str, str]) -> None:
     browsers = [await town.subscribe(user_id) for user_id in ("ada", "ada", "bob")]
 
     sent = {"title": "x", "message": "y", "channels": ["push"], "recipients": ["ada", "bob"], **members}
@@ -774,7 +780,7 @@ async def test_a_push_service_does_not_see_who_is_sent_the_same(town: Town, memb
         assert browsers[0].said["tag"] not in {browser.device.pushes[0].topic for browser in browsers}
 
 
-async def test_the_topics_of_a_tenant_are_made_with_a_secret_of_its_own(town: Town):
+async def test_the_topics_of_a_tenant_are_made_with_a_secret_of_its_own(town: Town) -> None:
     provider = cast(Any, town.edge.services.delivery.push.provider)
     browser, notification_id = uuid4(), uuid4()
 
@@ -789,7 +795,7 @@ async def test_the_topics_of_a_tenant_are_made_with_a_secret_of_its_own(town: To
     assert len(tags - {None}) == 2
 
 
-async def test_an_answer_that_is_lost_is_repeated_under_the_same_topic(town: Town, database: str):
+async def test_an_answer_that_is_lost_is_repeated_under_the_same_topic(town: Town, database: str) -> None:
     browser = await town.subscribe()
     town.service.script.extend([Silence(), Silence()])
     town.has_no_patience_with_silence()
@@ -806,7 +812,7 @@ async def test_an_answer_that_is_lost_is_repeated_under_the_same_topic(town: Tow
     assert (row["outcome"], row["unknowns"]) == ("sent", 2)
 
 
-async def test_a_browser_that_shows_a_push_whose_answer_was_lost_is_not_sent_it_again(town: Town):
+async def test_a_browser_that_shows_a_push_whose_answer_was_lost_is_not_sent_it_again(town: Town) -> None:
     browser = await town.subscribe()
     town.service.script.append(Silence())
     town.has_no_patience_with_silence()
@@ -820,7 +826,7 @@ async def test_a_browser_that_shows_a_push_whose_answer_was_lost_is_not_sent_it_
     assert (await town.delivery())["state"] == "delivered"
 
 
-async def test_after_a_rotation_old_browsers_are_sent_to_with_their_key(town: Town):
+async def test_after_a_rotation_old_browsers_are_sent_to_with_their_key(town: Town) -> None:
     old = await town.subscribe()
     await town.edge.services.delivery.push.keys.rotate()
     await town.subscribe(device=old.device)  # its page is opened, and has not looked at the key
@@ -833,7 +839,7 @@ async def test_after_a_rotation_old_browsers_are_sent_to_with_their_key(town: To
     assert {one["id"]: one["is_current_key"] for one in listed} == {old.id: False, new.id: True}
 
 
-async def test_the_test_button_reaches_one_browser_now(town: Town):
+async def test_the_test_button_reaches_one_browser_now(town: Town) -> None:
     browser, other = await town.subscribe(), await town.subscribe()
 
     answer = await town.edge.client(person()).post(f"/api/v1/push/subscriptions/{browser.id}/test")
@@ -843,7 +849,7 @@ async def test_the_test_button_reaches_one_browser_now(town: Town):
     assert other.told == []
 
 
-async def test_the_test_button_says_that_a_browser_is_gone(town: Town):
+async def test_the_test_button_says_that_a_browser_is_gone(town: Town) -> None:
     browser = await town.subscribe()
     browser.device.is_gone = True
 
@@ -853,7 +859,7 @@ async def test_the_test_button_says_that_a_browser_is_gone(town: Town):
     assert [row["ended_because"] for row in await town.rows()] == ["gone"]
 
 
-async def test_the_test_button_is_held_to_a_rate_of_its_own(town: Town):
+async def test_the_test_button_is_held_to_a_rate_of_its_own(town: Town) -> None:
     now = 0.0
     clock = cast(Clock, SimpleNamespace(monotonic=lambda: now))
     throttle = Throttle(ApiSettings().push_test_rate, clock, holds_services=True)
@@ -878,7 +884,7 @@ async def test_the_test_button_is_held_to_a_rate_of_its_own(town: Town):
     assert (len(phone.told), len(laptop.told), len(bobs.told)) == (5, 1, 1)
 
 
-async def test_a_sandbox_sends_nothing_by_the_test_button_either(town: Town):
+async def test_a_sandbox_sends_nothing_by_the_test_button_either(town: Town) -> None:
     browser = await town.subscribe()
     sandbox = town.edge.with_services(delivery=replace(town.edge.services.delivery, is_sandbox=True))
 
@@ -890,7 +896,7 @@ async def test_a_sandbox_sends_nothing_by_the_test_button_either(town: Town):
 
 async def test_no_log_holds_what_lets_push_to_a_browser_or_what_was_pushed(
     town: Town, capfd: pytest.CaptureFixture[str]
-):
+) -> None:
     browser = await town.subscribe()
     town.service.script.extend([Say(503), Say(403, body=b"no"), Silence()])
     town.has_no_patience_with_silence()
@@ -916,7 +922,7 @@ async def looks(tenant_id: str, user_id: str) -> bool:
     return True
 
 
-async def test_who_looks_at_the_application_is_not_pushed_to_until_they_stop(town: Town):
+async def test_who_looks_at_the_application_is_not_pushed_to_until_they_stop(town: Town) -> None:
     browser = await town.subscribe()
     await town.edge.submit(channels=["in_app", "push"])
 
@@ -929,7 +935,7 @@ async def test_who_looks_at_the_application_is_not_pushed_to_until_they_stop(tow
     assert len(browser.told) == 1
 
 
-async def test_what_is_read_meanwhile_is_not_pushed(town: Town):
+async def test_what_is_read_meanwhile_is_not_pushed(town: Town) -> None:
     browser = await town.subscribe()
     notification_id = await town.edge.submit(channels=["in_app", "push"])
     await town.work(looking=looks)
@@ -943,7 +949,9 @@ async def test_what_is_read_meanwhile_is_not_pushed(town: Town):
 
 
 @pytest.mark.parametrize(("priority", "waited"), [("urgent", 61), ("normal", 15 * 60 + 1)])
-async def test_a_screen_that_nobody_sits_at_holds_a_push_not_for_ever(town: Town, priority: str, waited: int):
+async def test_a_screen_that_nobody_sits_at_holds_a_push_not_for_ever(
+    town: Town, priority: str, waited: int
+) -> None:
     browser = await town.subscribe()
     await town.edge.submit(channels=["in_app", "push"], priority=priority)
     await town.work(looking=looks)
@@ -957,7 +965,7 @@ async def test_a_screen_that_nobody_sits_at_holds_a_push_not_for_ever(town: Town
     assert len(browser.told) == 1
 
 
-async def test_who_looks_when_it_is_due_is_not_pushed_what_was_written_long_before(town: Town):
+async def test_who_looks_when_it_is_due_is_not_pushed_what_was_written_long_before(town: Town) -> None:
     browser = await town.subscribe()
     await town.edge.submit(channels=["in_app", "push"])
     await town.edge.rows("UPDATE notification_deliveries SET created_at = created_at - interval '5 hours'")
@@ -967,7 +975,7 @@ async def test_who_looks_when_it_is_due_is_not_pushed_what_was_written_long_befo
     assert browser.told == []
 
 
-async def test_presence_is_asked_once_for_each_person_of_a_batch(town: Town):
+async def test_presence_is_asked_once_for_each_person_of_a_batch(town: Town) -> None:
     asked: list[str] = []
 
     async def looking(tenant_id: str, user_id: str) -> bool:
@@ -994,7 +1002,7 @@ async def private(town: Town, types: dict[str, str]) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def test_a_private_push_says_only_that_there_is_something(town: Town):
+async def test_a_private_push_says_only_that_there_is_something(town: Town) -> None:
     browser = await town.subscribe()
     await private(town, {"*": "private"})
 
@@ -1007,7 +1015,7 @@ async def test_a_private_push_says_only_that_there_is_something(town: Town):
     assert all(word not in text for word in ("John", "IEP", "iep", "plan"))
 
 
-async def test_the_whole_is_fetched_after_a_click_once(town: Town):
+async def test_the_whole_is_fetched_after_a_click_once(town: Town) -> None:
     browser = await town.subscribe()
     await private(town, {"*": "private"})
     await town.push(**SECRET)
@@ -1022,12 +1030,13 @@ async def test_the_whole_is_fetched_after_a_click_once(town: Town):
     assert second.status_code == 404
 
 
-async def test_of_a_type_the_title_alone_may_be_shown(town: Town):
+async def test_of_a_type_the_title_alone_may_be_shown(town: Town) -> None:
     browser = await town.subscribe()
     await private(town, {"*": "private", "iep_update": "title_only"})
 
     looks = {"image": "/john.png", "actions": [{"action": "call", "title": "Call John", "url": "/call"}]}
-    await town.push(notification_type="iep_update", **{**SECRET, "metadata": {"push": looks}})
+    members: dict[str, Any] = {**SECRET, "metadata": {"push": looks}}
+    await town.push(notification_type="iep_update", **members)
 
     assert browser.said["title"] == SECRET["title"]
     assert "John's plan" not in json.dumps(browser.said)
@@ -1035,7 +1044,7 @@ async def test_of_a_type_the_title_alone_may_be_shown(town: Town):
     assert {"actions", "image"}.isdisjoint(browser.said["notification"])
 
 
-async def test_a_private_push_speaks_the_language_of_the_person(town: Town):
+async def test_a_private_push_speaks_the_language_of_the_person(town: Town) -> None:
     browser = await town.subscribe()
     await town.edge.services.delivery.recipients.put(
         TENANT, "ada", {"name": "Ada", "locale": "de-AT"}, "test"
@@ -1048,7 +1057,7 @@ async def test_a_private_push_speaks_the_language_of_the_person(town: Town):
     assert browser.said["notification"]["lang"] == "de-AT"
 
 
-async def test_what_does_not_fit_is_fetched_at_once(town: Town):
+async def test_what_does_not_fit_is_fetched_at_once(town: Town) -> None:
     browser = await town.subscribe()
     title, message = "\u00fc" * 250, "long " * 1500
     await town.push(title=title, message=message, action_url="/" + "p" * 1900)
@@ -1060,7 +1069,7 @@ async def test_what_does_not_fit_is_fetched_at_once(town: Town):
     assert (whole["title"], whole["body"]) == (title, message)
 
 
-async def test_after_a_logout_nothing_more_is_fetched(town: Town):
+async def test_after_a_logout_nothing_more_is_fetched(town: Town) -> None:
     browser = await town.subscribe()
     await private(town, {"*": "private"})
     await town.push(**SECRET)
@@ -1070,7 +1079,7 @@ async def test_after_a_logout_nothing_more_is_fetched(town: Town):
     assert (await town.fetch(browser.said)).status_code == 404
 
 
-async def test_the_next_person_at_a_browser_fetches_nothing_of_the_one_before(town: Town):
+async def test_the_next_person_at_a_browser_fetches_nothing_of_the_one_before(town: Town) -> None:
     browser = await town.subscribe("ada")
     await private(town, {"*": "private"})
     await town.push("ada", **SECRET)
@@ -1079,7 +1088,7 @@ async def test_the_next_person_at_a_browser_fetches_nothing_of_the_one_before(to
     assert (await town.fetch(browser.said)).status_code == 404
 
 
-async def test_what_was_recalled_is_not_fetched(town: Town):
+async def test_what_was_recalled_is_not_fetched(town: Town) -> None:
     browser = await town.subscribe()
     await private(town, {"*": "private"})
     notification_id = await town.push(**SECRET)
@@ -1089,7 +1098,7 @@ async def test_what_was_recalled_is_not_fetched(town: Town):
     assert (await town.fetch(browser.said)).status_code == 404
 
 
-async def test_privacy_is_the_tenants_and_is_in_its_audit_log(town: Town):
+async def test_privacy_is_the_tenants_and_is_in_its_audit_log(town: Town) -> None:
     await private(town, {"*": "title_only"})
 
     other = await town.edge.client(admin("hospital")).get("/api/v1/push/privacy")
@@ -1103,7 +1112,7 @@ async def test_privacy_is_the_tenants_and_is_in_its_audit_log(town: Town):
 # --- Read anywhere, gone everywhere ----------------------------------------------------------------------------------
 
 
-async def test_what_was_read_elsewhere_is_named_in_the_next_push(town: Town):
+async def test_what_was_read_elsewhere_is_named_in_the_next_push(town: Town) -> None:
     browser = await town.subscribe()
     read = await town.push()
     await town.push(title="Not read")
@@ -1115,7 +1124,7 @@ async def test_what_was_read_elsewhere_is_named_in_the_next_push(town: Town):
     assert third["reads"] == [read]
 
 
-async def test_reading_everything_is_carried_too(town: Town):
+async def test_reading_everything_is_carried_too(town: Town) -> None:
     browser = await town.subscribe()
     ids = [await town.push() for _ in range(3)]
     await town.edge.client(person()).post("/api/v1/notifications/read-all", json={})
@@ -1125,7 +1134,7 @@ async def test_reading_everything_is_carried_too(town: Town):
     assert browser.told[-1]["reads"] == ids[::-1]
 
 
-async def test_the_badge_says_how_many_are_unread(town: Town):
+async def test_the_badge_says_how_many_are_unread(town: Town) -> None:
     browser = await town.subscribe()
     await town.edge.submit()
     await town.edge.submit(channels=["in_app", "push"])
@@ -1135,7 +1144,7 @@ async def test_the_badge_says_how_many_are_unread(town: Town):
     assert browser.said["app_badge"] == 2
 
 
-async def test_each_lookup_of_a_sender_goes_to_the_row(town: Town):
+async def test_each_lookup_of_a_sender_goes_to_the_row(town: Town) -> None:
     for query, arguments in (
         ("waiting", [["school"], ["ada"], [uuid4()]]),
         ("active_of", ["school", ["ada"]]),
@@ -1161,7 +1170,7 @@ async def test_each_lookup_of_a_sender_goes_to_the_row(town: Town):
         (["shown", "shown"], "delivered"),
     ],
 )
-async def test_a_delivery_moves_as_browsers_report(town: Town, events: list[str], state: str):
+async def test_a_delivery_moves_as_browsers_report(town: Town, events: list[str], state: str) -> None:
     browser = await town.subscribe()
     await town.push()
 
@@ -1175,7 +1184,7 @@ async def test_a_delivery_moves_as_browsers_report(town: Town, events: list[str]
     assert (row["closed_at"] is not None) == ("closed" in events)
 
 
-async def test_a_report_does_not_keep_the_others_from_being_tried_again(town: Town):
+async def test_a_report_does_not_keep_the_others_from_being_tried_again(town: Town) -> None:
     phone, laptop = await town.subscribe(), await town.subscribe()
     town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
     await town.push()
@@ -1190,7 +1199,7 @@ async def test_a_report_does_not_keep_the_others_from_being_tried_again(town: To
     assert (await town.delivery())["state"] == "delivered", "the phone has said so"
 
 
-async def test_a_click_counts_where_another_browser_was_never_reached(town: Town):
+async def test_a_click_counts_where_another_browser_was_never_reached(town: Town) -> None:
     phone, laptop = await town.subscribe(), await town.subscribe()
     town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
     await town.push()
@@ -1204,7 +1213,7 @@ async def test_a_click_counts_where_another_browser_was_never_reached(town: Town
     assert (await town.delivery())["state"] == "read"
 
 
-async def test_what_somebody_has_seen_was_not_given_up_after_all(town: Town):
+async def test_what_somebody_has_seen_was_not_given_up_after_all(town: Town) -> None:
     browser = await town.subscribe()
     town.service.fault_of = lambda _token: Silence()
     town.has_no_patience_with_silence()
@@ -1239,7 +1248,7 @@ class Between:
 
 
 @pytest.mark.parametrize(("event", "state"), [("shown", "delivered"), ("clicked", "read")])
-async def test_a_report_just_before_a_delivery_is_given_up_counts(town: Town, event: str, state: str):
+async def test_a_report_just_before_a_delivery_is_given_up_counts(town: Town, event: str, state: str) -> None:
     browser = await town.subscribe()
     town.service.fault_of = lambda _token: Silence()
     town.has_no_patience_with_silence()
@@ -1254,7 +1263,7 @@ async def test_a_report_just_before_a_delivery_is_given_up_counts(town: Town, ev
     assert row["reason"].startswith("not everywhere: given up after 1 attempts")
 
 
-async def test_a_report_just_before_the_end_of_what_was_sent_counts(town: Town):
+async def test_a_report_just_before_the_end_of_what_was_sent_counts(town: Town) -> None:
     phone, laptop = await town.subscribe(), await town.subscribe()
     town.service.fault_of = lambda token: Say(503) if token == laptop.device.token else None
     await town.edge.submit(channels=["in_app", "push"])
@@ -1266,7 +1275,7 @@ async def test_a_report_just_before_the_end_of_what_was_sent_counts(town: Town):
     assert (row["state"], row["reason"][:16]) == ("delivered", "not everywhere: ")
 
 
-async def test_a_report_and_the_end_of_its_delivery_wait_for_each_other(town: Town):
+async def test_a_report_and_the_end_of_its_delivery_wait_for_each_other(town: Town) -> None:
     browser = await town.subscribe()
     town.service.fault_of = lambda _token: Silence()
     town.has_no_patience_with_silence()
@@ -1287,7 +1296,7 @@ async def test_a_report_and_the_end_of_its_delivery_wait_for_each_other(town: To
     assert (await town.delivery())["state"] == "delivered"
 
 
-async def test_where_a_browser_has_it_nothing_else_takes_over(town: Town):
+async def test_where_a_browser_has_it_nothing_else_takes_over(town: Town) -> None:
     phone, _laptop = await town.subscribe(), await town.subscribe()
     town.service.fault_of = lambda _token: Silence()
     town.has_no_patience_with_silence()
@@ -1316,7 +1325,7 @@ async def half_sent(town: Town, **members: Any) -> tuple[Browser, Browser, str]:
 @pytest.mark.parametrize(("event", "state"), [(None, "sent"), ("shown", "delivered"), ("clicked", "read")])
 async def test_what_a_phone_has_and_was_read_before_the_laptop_had_it(
     town: Town, event: str | None, state: str
-):
+) -> None:
     phone, laptop, notification_id = await half_sent(town)
     if event is not None:
         await town.report(phone.said, event)
@@ -1337,7 +1346,7 @@ async def test_what_a_phone_has_and_was_read_before_the_laptop_had_it(
     ]
 
 
-async def test_what_a_phone_has_and_expired_before_the_laptop_had_it(town: Town):
+async def test_what_a_phone_has_and_expired_before_the_laptop_had_it(town: Town) -> None:
     *_, notification_id = await half_sent(town)
     await town.edge.rows("UPDATE notification_deliveries SET expires_at = now()")
 
@@ -1347,7 +1356,7 @@ async def test_what_a_phone_has_and_expired_before_the_laptop_had_it(town: Town)
     assert (row["state"], row["reason"]) == ("sent", "not everywhere: it was to be gone by now")
 
 
-async def test_what_a_phone_has_and_was_taken_back_before_the_laptop_had_it(town: Town):
+async def test_what_a_phone_has_and_was_taken_back_before_the_laptop_had_it(town: Town) -> None:
     *_, notification_id = await half_sent(town)
 
     await town.edge.client(admin()).delete(f"/api/v1/notifications/{notification_id}")
@@ -1356,7 +1365,7 @@ async def test_what_a_phone_has_and_was_taken_back_before_the_laptop_had_it(town
     assert (row["state"], row["reason"]) == ("sent", "not everywhere: recalled")
 
 
-async def test_what_nobody_has_and_was_read_is_suppressed(town: Town):
+async def test_what_nobody_has_and_was_read_is_suppressed(town: Town) -> None:
     await town.subscribe()
     town.service.fault_of = lambda _token: Say(503)
     notification_id = await town.push()
@@ -1369,7 +1378,7 @@ async def test_what_nobody_has_and_was_read_is_suppressed(town: Town):
     assert (row["state"], row["reason"]) == ("suppressed", "read already")
 
 
-async def test_a_token_is_good_for_one_thing(town: Town):
+async def test_a_token_is_good_for_one_thing(town: Town) -> None:
     browser = await town.subscribe()
     await private(town, {"*": "private"})
     await town.push()
@@ -1385,7 +1394,7 @@ async def test_a_token_is_good_for_one_thing(town: Town):
 # --- The end of a browser --------------------------------------------------------------------------------------------
 
 
-async def test_a_browser_that_nobody_opens_for_60_days_is_pushed_to_no_more(town: Town):
+async def test_a_browser_that_nobody_opens_for_60_days_is_pushed_to_no_more(town: Town) -> None:
     old, new = await town.subscribe(), await town.subscribe()
     await town.edge.rows(
         "UPDATE push_subscriptions SET last_seen_at = now() - interval '61 days' WHERE id = $1", UUID(old.id)
@@ -1402,7 +1411,7 @@ async def test_a_browser_that_nobody_opens_for_60_days_is_pushed_to_no_more(town
     assert await town.rows() == []
 
 
-async def test_a_browser_whose_encryption_key_is_gone_is_lost_alone(town: Town):
+async def test_a_browser_whose_encryption_key_is_gone_is_lost_alone(town: Town) -> None:
     lost, there = await town.subscribe(), await town.subscribe()
     await town.edge.rows(
         "UPDATE push_subscriptions SET endpoint = $2 WHERE id = $1", UUID(lost.id), b"\x03old" + bytes(40)
