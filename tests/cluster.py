@@ -21,7 +21,7 @@ class RedisCluster:
         self._bus_ports = [free_port() for _ in range(3)]
         self.servers = [
             RedisServer(
-                *("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", str(port))
+                *("--cluster-enabled", "yes", "--cluster-node-timeout", "15000", "--cluster-port", str(port))
             )
             for port in self._bus_ports
         ]

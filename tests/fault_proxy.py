@@ -154,7 +154,7 @@ class _Link:
         """Close both ends with RST: linger on, for no time at all."""
         for _, writer in (self._client, self._server):
             raw = writer.get_extra_info("socket")
-            with contextlib.suppress(OSError):  # it may be closed already
+            with contextlib.suppress(OSError, AttributeError):  # it may be closed already
                 raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
