@@ -319,12 +319,12 @@ async def test_workers_that_are_killed_leave_nobody_out_and_nobody_twice(
     killed_in_the_middle = 0
 
     for _ in range(6):
+        before = len(await written(stores, sent))
         worker = await asyncio.create_subprocess_exec(
             sys.executable, "-c", _WORKER, database, cwd=ROOT, stdout=asyncio.subprocess.PIPE
         )
         assert worker.stdout is not None
         await worker.stdout.readline()
-        before = len(await written(stores, sent))
         while len(await written(stores, sent)) == before and worker.returncode is None:
             await asyncio.sleep(0)  # another process: there is no event to await
         if worker.returncode is None:
