@@ -38,7 +38,7 @@ ROOMY = {
     "HUB_DRAIN": "0",
 }
 
-_DEADLINE_S = 30.0
+_DEADLINE_S = 120.0
 
 
 def token(user_id: str = "ada", tenant_id: str = "default", life: float = 3600, **rights: Any) -> str:
@@ -185,7 +185,7 @@ class ServiceProcess:
         grave = ("error", "critical")
         return [str(event) for event in _events(self.log) if event.get("level", "error") in grave]
 
-    async def logged(self, event: str, count: int = 1, seconds: float = 15) -> None:
+    async def logged(self, event: str, count: int = 1, seconds: float = 90) -> None:
         """Wait until it has logged an event so many times."""
         async with asyncio.timeout(seconds):
             while sum(one.get("event") == event for one in _events(self.log)) < count:
@@ -236,7 +236,7 @@ class Node(ServiceProcess):
 
     def __init__(self, *arguments: str, settings: Mapping[str, str], **options: Any) -> None:
         super().__init__(*arguments, settings=settings, **options)
-        self._http = httpx.AsyncClient(timeout=20, limits=httpx.Limits(max_connections=50))
+        self._http = httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=50))
 
     async def ask(
         self,
@@ -276,7 +276,7 @@ class Node(ServiceProcess):
         assert values, f"no metric {name} in:\n{text}"
         return sum(map(float, values))
 
-    async def metric_is(self, name: str, wanted: Callable[[float], bool], seconds: float = 10) -> None:
+    async def metric_is(self, name: str, wanted: Callable[[float], bool], seconds: float = 60) -> None:
         """Wait until a metric is as wanted."""
         async with asyncio.timeout(seconds):
             while not wanted(await self.metric(name)):

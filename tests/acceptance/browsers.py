@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
 from tests.machine import program
 
@@ -20,6 +20,9 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+#: Longer than a busy machine may stand still. Five seconds are not, and whoever sees what they expect waits no longer.
+expect.set_options(timeout=60_000)
 
 
 @asynccontextmanager

@@ -125,7 +125,7 @@ class Firefox:
     async def chrome(self, script: str) -> Any:
         return await self._run(script, {"context": self._chrome})
 
-    async def see(self, condition: str, seconds: float = 20) -> Any:
+    async def see(self, condition: str, seconds: float = 60) -> Any:
         """Until the expression is true in the page; what it came to."""
         found = f"""new Promise((resolve) => {{
             const look = async () => {{
@@ -150,7 +150,7 @@ class Firefox:
         number = next(self._ids)
         reply = self._replies[number] = asyncio.get_running_loop().create_future()
         await self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             return await reply
 
     async def _read(self) -> None:
@@ -197,7 +197,7 @@ async def firefox(profile: Path, **preferences: Any) -> AsyncIterator[Firefox]:
     talking: asyncio.Task[bytes] | None = None
     try:
         assert process.stderr is not None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             await process.stderr.readuntil(b"BiDi listening on ")
         talking = asyncio.create_task(process.stderr.read())
         browser = Firefox(await connect(f"ws://127.0.0.1:{port}/session", max_size=None))

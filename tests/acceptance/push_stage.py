@@ -123,7 +123,7 @@ class PushStage:
 
     async def until(self, condition: Callable[[], Awaitable[Any]]) -> Any:
         """Ask another process until it is so: there is no event to await."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while not (found := await condition()):
                 await asyncio.sleep(0.05)
             return found

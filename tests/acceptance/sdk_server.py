@@ -142,7 +142,7 @@ class SdkServer:
             protocol.transport.abort()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(15), self._moved:
+        async with asyncio.timeout(60), self._moved:
             await self._moved.wait_for(condition)
 
     async def peer(self, number: int) -> Peer:

@@ -61,7 +61,7 @@ async def notify_iep_update(iep_id: str, student_name: str, user_id: str, *, add
     }
 
     # Send via notification service API
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as client:
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
         return await client.post(f"{address}/internal/broadcast", json=notification_data)
 
 
@@ -77,12 +77,12 @@ async def notify_assessment_complete(assessment_id: str, tenant_id: str, *, addr
     }
 
     # Broadcast to entire tenant
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as client:
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
         return await client.post(f"{address}/internal/broadcast", json=broadcast_data)
 
 
 async def listed(address: str, token: str) -> Any:
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as client:
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
         return (await client.get(f"{address}/api/v1/notifications")).json()["notifications"]
 
 
@@ -128,7 +128,7 @@ async def test_the_assessment_integration_reaches_everybody_of_the_tenant(addres
 
 async def test_the_integrations_need_a_token_and_a_user(address: str) -> None:
     without_token = await notify_assessment_complete("a-1", "school", address=address, token="none")
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {service()}"}) as client:
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {service()}"}, timeout=30) as client:
         without_user = await client.post(
             f"{address}/internal/broadcast", json={"title": "IEP Updated", "message": "Please review."}
         )
@@ -139,7 +139,7 @@ async def test_the_integrations_need_a_token_and_a_user(address: str) -> None:
 
 
 async def test_the_paths_of_the_document_are_there(address: str) -> None:
-    async with httpx.AsyncClient(base_url=address) as client:
+    async with httpx.AsyncClient(base_url=address, timeout=30) as client:
         assert (await client.get("/docs")).status_code == 200
         assert (await client.get("/health")).json()["status"] == "ok"
         assert (await client.get("/ws/status")).json() == {"status": "ok"}

@@ -164,7 +164,7 @@ def filled_in(example: str, node: Node, shown: str = "") -> str:
 def integration(example: str, node: Node, *, added: str = "") -> Any:
     """The function of an example, with a service's token and what else was left out of its data."""
     source = filled_in(example, node)
-    source = source.replace("httpx.AsyncClient()", "httpx.AsyncClient(headers=SERVICE)")
+    source = source.replace("httpx.AsyncClient()", "httpx.AsyncClient(headers=SERVICE, timeout=30)")
     source = source.replace('        "metadata": {', f'        {added}"metadata": {{')
     names: dict[str, Any] = {"httpx": httpx, "SERVICE": {"Authorization": f"Bearer {service()}"}}
     exec(source + "    return response.status_code", names)
@@ -187,13 +187,13 @@ async def test_the_websocket_script_shows_what_the_curl_command_sends(hub: Node)
         command = shlex.split(filled_in(CURL, hub, token("teacher-7")).replace("\\\n", ""))
         curl = await asyncio.create_subprocess_exec(*command, "-sS", stdout=asyncio.subprocess.PIPE)
         printed, _ = await curl.communicate()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             first = await shown.get()
         notify_iep_update = integration(IEP, hub, added='"user_id": user_id, ')
         notify_assessment_complete = integration(ASSESSMENT, hub)
         assert await notify_iep_update("12345", "John Doe", "teacher-7") == 201
         assert await notify_assessment_complete("a-1", "default") == 201
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             others = {one["title"]: one for one in (await shown.get(), await shown.get())}
 
     assert "Connected to notification service" in said

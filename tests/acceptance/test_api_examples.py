@@ -78,7 +78,7 @@ class Shell:
             env=dict(self._environment),
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -120,7 +120,7 @@ async def test_every_example_of_the_page_is_true(database, tmp_path):
         page = PAGE.read_text(encoding="utf-8")
         page = page.replace("http://localhost:8003", node.url)
         page = page.replace(".venv/bin/carillon", f"{shlex.quote(sys.executable)} -m app")
-        page = page.replace("curl -sN", "curl -sN --max-time 2")
+        page = page.replace("curl -sN", "curl -sN --max-time 6")
 
         count = 0
         for example in examples(page):

@@ -39,7 +39,7 @@ def verify(dsn: str, *arguments: str) -> tuple[int, list[str], str]:
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     return done.returncode, done.stdout.splitlines(), done.stderr

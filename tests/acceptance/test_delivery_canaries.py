@@ -179,7 +179,7 @@ async def settled(node: Node, notification_id: str, told: Told) -> list[dict[str
     path = f"/api/v1/notifications/{notification_id}/deliveries"
     answer = await node.ask("GET", path, as_=admin())
     try:
-        async with asyncio.timeout(25):
+        async with asyncio.timeout(90):
             while not all(one["finished_at"] for one in answer.json()["deliveries"]):
                 await asyncio.sleep(0.05)  # another process: there is no event to await
                 answer = await node.ask("GET", path, as_=admin())
@@ -372,7 +372,7 @@ async def work(dsn: str, settings: Mapping[str, str], *arguments: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         printed, _ = await process.communicate()
     assert process.returncode == 0, printed.decode()
     return printed.decode()

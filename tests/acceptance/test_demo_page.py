@@ -72,12 +72,12 @@ async def serving(folder: Path, **settings: str) -> AsyncIterator[Hub]:
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             printed = (await process.stdout.readuntil(b"Ctrl-C ends it")).decode()
         reading = asyncio.create_task(process.stdout.read())  # so that it never waits for us
         yield Hub(process, printed)
         process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             await reading
             await process.wait()
     finally:

@@ -87,7 +87,7 @@ async def curl(node: Node, path: str, body: Any, token: str) -> Any:
 
 async def settled(node: Node, notification_id: str, count: int) -> dict[str, Any]:
     """The deliveries of a notification by their channels, once none of them is open."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while True:
             answer = await node.ask("GET", f"/api/v1/notifications/{notification_id}/deliveries", as_=admin())
             deliveries = answer.json()["deliveries"]

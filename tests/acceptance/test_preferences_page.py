@@ -140,7 +140,7 @@ async def test_the_link_in_the_mail_moves_the_digest_and_a_scanner_does_not(
     assert found[1] in part(said, "html")
     here = found[1].replace("https://notify.example.test", node.url)
     before = (await node.ask("GET", "/api/v1/digest/subscription", as_=token())).json()
-    async with httpx.AsyncClient() as anybody:
+    async with httpx.AsyncClient(timeout=30) as anybody:
         looked = [await anybody.request(method, here) for method in ("GET", "HEAD", "OPTIONS", "GET")]
         clicked = await anybody.post(here, data={"List-Unsubscribe": "One-Click"})
         same = (await node.ask("GET", "/api/v1/digest/subscription", as_=token())).json()

@@ -48,7 +48,7 @@ class Setup(NamedTuple):
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             printed, logged = await process.communicate()
         assert process.returncode == 0, logged.decode()
         return printed.decode()

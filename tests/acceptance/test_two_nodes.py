@@ -206,7 +206,7 @@ async def events(node: Node, token: str, last: str | None = None) -> Any:
     if last is not None:
         headers["Last-Event-ID"] = last
     async with (
-        httpx.AsyncClient(timeout=15) as http,
+        httpx.AsyncClient(timeout=60) as http,
         http.stream("GET", f"{node.url}/api/v1/events", headers=headers) as answer,
     ):
         assert answer.status_code == 200

@@ -36,7 +36,7 @@ def carillon(*arguments: str, **settings: str) -> tuple[int, str, str]:
         env={"PATH": os.environ["PATH"], **settings},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr

@@ -50,7 +50,7 @@ class Setup(NamedTuple):
     async def told(self, *arguments: str) -> str:
         """What it prints until its end."""
         process = await self.work(*arguments)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             printed, logged = await process.communicate()
         assert process.returncode == 0, logged.decode()
         return printed.decode()
@@ -108,7 +108,7 @@ async def test_one_round_sends_what_is_due_and_ends(setup: Setup) -> None:
 async def test_rounds_go_on_until_a_signal_ends_them(setup: Setup) -> None:
     process = await setup.work("--interval", "1")
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         await process.stdout.readline()  # a round has been: what comes now is another one's
         await setup.alert()
         await setup.telegram.wait_for(1, accepted=True)
@@ -123,7 +123,7 @@ async def test_a_database_that_is_away_ends_the_one_round_with_a_failure(setup: 
     nowhere = setup._replace(dsn="postgresql://nobody@127.0.0.1:1/none")
 
     process = await nowhere.work("--once", "--dry-run")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         _, logged = await process.communicate()
 
     assert process.returncode == 1

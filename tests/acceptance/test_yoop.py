@@ -42,7 +42,7 @@ class Yoop(NamedTuple):
 
     async def status(self, wanted: Callable[[Any], bool] = lambda found: True) -> Any:
         """The status page, as soon as it is as wanted; another process changes it: there is nothing to await."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while True:
                 answer = await self.node.ask("GET", f"{ROOT}/status", as_=admin())
                 assert answer.status_code == 200, answer.text

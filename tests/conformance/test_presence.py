@@ -233,10 +233,10 @@ async def test_leases_end_by_the_clock_of_the_server_and_keys_end_by_themselves(
 
     assert person.looking
     assert person.at is not None
-    assert abs(person.at - datetime.now(UTC)) < timedelta(seconds=5)
+    assert abs(person.at - datetime.now(UTC)) < timedelta(seconds=60)
     remaining = redis_cli(redis_server.port, "PTTL", "own:presence:4:acme:ann")
     assert isinstance(remaining, int)
-    assert 0 <= SETTINGS.keep / timedelta(milliseconds=1) - remaining < 5000
+    assert 0 <= SETTINGS.keep / timedelta(milliseconds=1) - remaining < 60_000
 
 
 async def test_the_leases_of_dead_nodes_are_not_kept(redis_server: RedisServer, clock: SetClock) -> None:

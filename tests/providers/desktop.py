@@ -68,12 +68,12 @@ class Desktop:
 
     # -- the person before it --------------------------------------------------------------------
 
-    async def see(self, *titles: str, seconds: float = 20) -> list[Notification]:
+    async def see(self, *titles: str, seconds: float = 60) -> list[Notification]:
         """Wait until just these are on the screen, the oldest first."""
         await self.until(lambda: [one.title for one in self.screen.values()] == list(titles), seconds)
         return list(self.screen.values())
 
-    async def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         try:
             async with asyncio.timeout(seconds), self._moved:
                 await self._moved.wait_for(condition)

@@ -104,7 +104,7 @@ class Gcm(ProviderServer):
             await self._runner_for_browsers.cleanup()
         await super().stop()
 
-    async def until(self, condition: Any, seconds: float = 20) -> None:
+    async def until(self, condition: Any, seconds: float = 60) -> None:
         async with asyncio.timeout(seconds), self._moved:
             await self._moved.wait_for(condition)
 

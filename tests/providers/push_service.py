@@ -160,7 +160,7 @@ class PushService:
             vapid_key_id=key.id,
         )
 
-    async def wait_for(self, count: int, *, seconds: float = 20) -> None:
+    async def wait_for(self, count: int, *, seconds: float = 60) -> None:
         """Return when so many requests have come since the start."""
         async with asyncio.timeout(seconds):
             while self.requests < count:

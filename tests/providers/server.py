@@ -128,7 +128,7 @@ class ProviderServer:
             await self._runner.cleanup()
             self._runner = None
 
-    async def wait_for(self, count: int, *, accepted: bool = False, seconds: float = 20) -> None:
+    async def wait_for(self, count: int, *, accepted: bool = False, seconds: float = 60) -> None:
         """Return when so many requests have come (or were accepted) since the start."""
         async with asyncio.timeout(seconds):
             while len(self.accepted if accepted else self.received) < count:

@@ -103,14 +103,14 @@ class SmtpServer:
             self._changed.clear()
             await self._changed.wait()
 
-    async def wait_for(self, count: int, seconds: float = 20) -> None:
+    async def wait_for(self, count: int, seconds: float = 60) -> None:
         """Return when so many mails have come since the start."""
         async with asyncio.timeout(seconds):
             while len(self.received) < count:
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def wait_for_command(self, command: str, seconds: float = 20) -> None:
+    async def wait_for_command(self, command: str, seconds: float = 60) -> None:
         async with asyncio.timeout(seconds):
             while command not in self.commands:
                 self._changed.clear()
