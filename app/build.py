@@ -269,7 +269,7 @@ async def _build(settings: Settings, stack: AsyncExitStack) -> Running:
         clock=clock,
         authenticate=authentication.authenticate,
         ingest=ingest,
-        notifications=Notifications(database, hub),
+        notifications=Notifications(database, hub, wake=wake),
         inbox=inbox,
         tickets=tickets,
         api_keys=api_keys,

@@ -9,6 +9,7 @@ notification in their place. So a batch that nobody closes is late, and not lost
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -156,6 +157,21 @@ async def release(connection: Connection, deliveries: Sequence[tuple[str, UUID]]
     """Let these (tenant id, delivery id) go out by themselves, now; in the transaction that has taken them."""
     if deliveries:
         await connection.execute(SQL["release"], *map(list, zip(*deliveries, strict=True)))
+
+
+async def leave(connection: Connection, tenant_id: str, notification_id: UUID, lane: int) -> bool:
+    """
+    Let what waits of one notification go out by itself, now and in this lane, and be counted in no batch; whether
+    anything did. In the caller's transaction, which is to wake the workers after its commit.
+
+    It locks deliveries and then batches, as a create does that replaces some and joins others.
+    """
+    rows = await connection.fetch(SQL["leave"], tenant_id, notification_id, lane)
+    left = Counter(row["batch_id"] for row in rows)
+    if left:
+        await connection.execute(SQL["lock_batches"], tenant_id, list(left))
+        await connection.execute(SQL["discount"], tenant_id, list(left), list(left.values()))
+    return bool(rows)
 
 
 async def finish(connection: Connection, deliveries: Sequence[tuple[str, UUID, str]]) -> None:

@@ -109,3 +109,32 @@ UPDATE notification_deliveries d
 SET state = 'cancelled', code = 'batched', reason = one.reason, finished_at = now(), updated_at = now()
 FROM unnest($1::text[], $2::uuid[], $3::text[]) AS one (tenant_id, id, reason)
 WHERE d.tenant_id = one.tenant_id AND d.id = one.id AND d.state = 'deferred';
+
+-- name: leave
+-- Let what waits of one notification go out by itself, in another lane. What was closed meanwhile stays as it is.
+--   $1 tenant id text, $2 notification id uuid, $3 lane smallint
+-- Returns batch_id of each delivery. Leans on idx_notification_deliveries_once.
+UPDATE notification_deliveries d
+SET state = 'queued', lane = $3, due_at = now(), queued_at = now(), reason = NULL, updated_at = now()
+WHERE d.tenant_id = $1 AND d.notification_id = $2 AND d.kind = 'notification' AND d.state = 'deferred' AND d.attempt = 0
+  AND d.batch_id IS NOT NULL
+RETURNING d.batch_id;
+
+-- name: lock_batches
+-- Those of these that are still open, locked in the order in which creates join them. They are of one notification, and
+-- differ in the person and the channel alone.
+--   $1 tenant id text, $2 batches uuid[]
+-- Leans on idx_delivery_batches_id.
+SELECT FROM delivery_batches b WHERE b.tenant_id = $1 AND b.id = ANY ($2::uuid[])
+ORDER BY b.user_id COLLATE "C", b.channel COLLATE "C" FOR UPDATE;
+
+-- name: discount
+-- Count what has left no more. A batch that nothing waits for is gone: what comes next under its key opens another. They
+-- are locked, so both halves see the same.
+--   $1 tenant id text, $2 batches uuid[], $3 how many have left each int[]
+-- Leans on idx_delivery_batches_id.
+WITH gone (id, count) AS (SELECT * FROM unnest($2::uuid[], $3::int[])),
+smaller AS (
+    UPDATE delivery_batches b SET size = b.size - g.count FROM gone g
+    WHERE b.tenant_id = $1 AND b.id = g.id AND b.size > g.count)
+DELETE FROM delivery_batches b USING gone g WHERE b.tenant_id = $1 AND b.id = g.id AND b.size <= g.count;

@@ -1,7 +1,10 @@
 -- name: shown
--- A delivery as it may be shown; put into the queries below in place of {shown}.
+-- A delivery as it may be shown; put into the queries below in place of {shown}. One that is held for a batch goes out
+-- when that closes, and is due itself only in case nobody closes it.
 d.id, d.kind, d.notification_id, d.user_id, d.endpoint_id, d.channel, d.lane, d.state, d.attempt, d.retries, d.deferrals,
-d.unknowns, CASE WHEN d.state IN ('queued', 'deferred', 'unknown') THEN d.due_at END AS next_at, d.expires_at, d.provider,
+d.unknowns, CASE WHEN d.state = 'deferred' AND d.attempt = 0 AND d.batch_id IS NOT NULL THEN coalesce((
+    SELECT b.closes_at FROM delivery_batches b WHERE b.tenant_id = d.tenant_id AND b.id = d.batch_id), d.due_at)
+    WHEN d.state IN ('queued', 'deferred', 'unknown') THEN d.due_at END AS next_at, d.expires_at, d.provider,
 d.provider_ref, d.address_id, (SELECT a.hint FROM recipient_addresses a WHERE a.tenant_id = d.tenant_id AND a.id = d.address_id)
 AS address_hint, d.code, d.reason, d.edited IS NOT NULL AS is_edited, d.fallback_of, d.created_at, d.updated_at, d.sent_at,
 d.finished_at

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,8 +15,9 @@ from core.errors import ServiceError, invalid, not_found
 from core.identity import Identity
 from core.notification import DEFAULT_CHANNELS, DELIVERY_CHANNELS, RANKS, Content, Priority
 from core.sql import load
+from delivery.batching import leave
 from delivery.draft import Audience, Submission
-from delivery.outbox import cancel
+from delivery.outbox import cancel, lane
 from delivery.publication import audience, audience_keys, batching, recalled
 from hub import frames
 from hub.history import Draft, Entry
@@ -51,9 +52,13 @@ class Notifications:
     itself. For everybody else a notification is not there.
     """
 
-    def __init__(self, database: Database, publisher: Publisher) -> None:
+    def __init__(
+        self, database: Database, publisher: Publisher, *, wake: Callable[[], None] = lambda: None
+    ) -> None:
+        """wake: told after a commit that has brought work for the workers."""
         self._database = database
         self._publisher = publisher
+        self._wake = wake
 
     async def get(self, identity: Identity, notification_id: UUID, *, tenant_id: str | None = None) -> Record:
         """tenant_id: of the notification, when it is not the caller's. Raises ServiceError (not_found)."""
@@ -69,7 +74,8 @@ class Notifications:
         tenant_id: str | None = None,
     ) -> Record:
         """
-        Say something else from now on; whoever received it is told.
+        Say something else from now on; whoever received it is told. What waits for others to go out with waits no more
+        when it is urgent.
 
         changes: values by the names of CHANGEABLE; what is not named stays.
 
@@ -77,6 +83,7 @@ class Notifications:
         """
         if unknown := changes.keys() - CHANGEABLE:
             raise invalid(min(unknown), "cannot be changed")
+        is_hurried = False
         async with self._database.transaction() as connection:
             row = await _find(connection, identity, notification_id, tenant_id, lock=True)
             status = row["status"]
@@ -111,8 +118,13 @@ class Notifications:
                 expires_at=said.expires_at,
                 updated_at=updated_at,
             )
+            if status == "published" and said.batching is not None and said.priority == Priority.URGENT:
+                urgent = lane(Priority.URGENT)
+                is_hurried = await leave(connection, row["tenant_id"], notification_id, urgent)
             entries = await _append_updated(connection, row, now_says) if status == "published" else []
         self._publisher.publish(entries)
+        if is_hurried:
+            self._wake()
         return _record(row, now_says, scheduled_for=said.scheduled_for)
 
     async def recall(

@@ -79,7 +79,10 @@ class DeliveryAnswer(Answer):
     retries: int
     deferrals: int
     unknowns: int = Field(description="Attempts of which nobody knows the end.")
-    next_at: datetime | None = Field(description="Not before then; null: a worker has it, or it has ended.")
+    next_at: datetime | None = Field(
+        description="Not before then; of one that waits for others to go out with, when its window closes as it stands. "
+        "null: a worker has it, or it has ended."
+    )
     expires_at: datetime | None
     provider: str | None
     provider_ref: str | None

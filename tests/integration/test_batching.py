@@ -18,8 +18,9 @@ from delivery.draft import Batching, Users
 from delivery.facts import FactsReader
 from delivery.jobs import Jobs, JobsSettings
 from delivery.outbox import Claimed
+from delivery.store import Notifications
 from tests.stores import Stores, open_stores
-from tests.submissions import TENANT_ID, person
+from tests.submissions import TENANT_ID, person, service
 from tests.workers import VAULT
 
 WINDOW = timedelta(minutes=5)
@@ -372,3 +373,134 @@ async def test_what_a_batch_costs_to_close_does_not_grow_with_what_is_held_elsew
     assert "idx_notification_deliveries_batch" in text
     assert "Seq Scan" not in text
     assert "Rows Removed by Join Filter" not in text
+
+
+async def sizes(stores: Stores) -> list[int]:
+    return [
+        row["size"]
+        for row in await stores.query("SELECT size FROM delivery_batches ORDER BY user_id, channel")
+    ]
+
+
+async def hurry(stores: Stores, notification_id: UUID, priority: str = "urgent") -> None:
+    await stores.notifications.update(service(), notification_id, {"priority": priority})
+
+
+async def test_what_becomes_urgent_leaves_its_batch_at_once_and_alone(stores: Stores, jobs: Jobs) -> None:
+    lint, _, _ = [await send(stores, title) for title in ("Lint", "Tests", "Deploy")]
+
+    await hurry(stores, lint)
+
+    assert await due(stores) == [("ada", "Lint")]
+    [one] = await stores.query(
+        "SELECT lane, reason, attempt FROM notification_deliveries WHERE state = 'queued'"
+    )
+    assert tuple(one) == (0, None, 0)
+    assert await sizes(stores) == [2]
+    await pass_(stores)
+    await jobs.close_batches()
+    assert await due(stores) == [("ada", "Lint"), ("ada", "Deploy (+1)")]
+    [said] = [row["message"] for row in await deliveries(stores) if row["title"] == "Deploy (+1)"]
+    assert said == "• Tests: Tests has news.\n• Deploy: Deploy has news."
+
+
+async def test_it_leaves_the_batches_of_every_person_and_channel(stores: Stores) -> None:
+    await send(stores, "Lint", channels=("email", "sms"))
+    both = await send(stores, "Fire", to=Users.of("ada", "bob"), channels=("email", "sms"))
+
+    await hurry(stores, both)
+
+    assert sorted(await due(stores)) == [("ada", "Fire")] * 2 + [("bob", "Fire")] * 2
+    assert await sizes(stores) == [1, 1], "of Ada alone"
+
+
+async def test_a_batch_that_its_only_one_has_left_is_gone_and_the_next_opens_a_window_of_its_own(
+    stores: Stores, jobs: Jobs
+) -> None:
+    lint = await send(stores, "Lint")
+    await pass_(stores, WINDOW * 0.9)
+    await hurry(stores, lint)
+    assert await sizes(stores) == []
+
+    await send(stores, "Tests")
+    await pass_(stores, WINDOW * 0.9)
+
+    assert await jobs.close_batches() == 0
+
+
+async def test_what_has_left_does_not_count_towards_the_end_of_a_batch(stores: Stores, jobs: Jobs) -> None:
+    three = Batching(key="k", window=WINDOW, limit=3)
+    await send(stores, "N0", three)
+    await hurry(stores, await send(stores, "N1", three))
+    await send(stores, "N2", three)
+    assert await jobs.close_batches() == 0
+
+    await send(stores, "N3", three)
+
+    assert await jobs.close_batches() == 1
+    assert await due(stores) == [("ada", "N1"), ("ada", "N3 (+2)")]
+
+
+@pytest.mark.parametrize(("priority", "rings"), [("high", 0), ("urgent", 1)])
+async def test_workers_are_woken_for_what_becomes_urgent_and_anything_else_waits_on(
+    stores: Stores, priority: str, rings: int
+) -> None:
+    rung: list[None] = []
+    notifications = Notifications(stores.database, stores.heard, wake=lambda: rung.append(None))
+    lint = await send(stores, "Lint")
+
+    for _ in range(2):
+        await notifications.update(service(), lint, {"priority": priority})
+
+    assert len(rung) == rings
+    assert len(await due(stores)) == rings
+    assert await sizes(stores) == [1] * (1 - rings)
+
+
+async def test_what_is_closed_in_the_same_moment_goes_out_with_the_others_and_not_twice(
+    stores: Stores, jobs: Jobs
+) -> None:
+    lint, _ = [await send(stores, title) for title in ("Lint", "Tests")]
+    await pass_(stores)
+    async with stores.database.transaction() as connection:
+        await connection.fetch("SELECT FROM notification_deliveries FOR UPDATE")
+        waiting = asyncio.create_task(hurry(stores, lint))
+        await stores.somebody_waits()
+        await connection.execute(
+            "UPDATE notification_deliveries SET state = 'cancelled', code = 'batched', finished_at = now()"
+        )
+        await connection.execute("DELETE FROM delivery_batches")
+    await waiting
+
+    assert [row["state"] for row in await deliveries(stores)] == ["cancelled"] * 2
+
+
+async def test_what_comes_in_the_same_moment_is_still_counted(stores: Stores) -> None:
+    """A create that is not committed yet has joined: its batch must not go with the one that leaves."""
+    lint = await send(stores, "Lint")
+    async with stores.database.transaction() as connection:
+        await connection.execute("UPDATE delivery_batches SET size = size + 1")
+        leaving = asyncio.create_task(hurry(stores, lint))
+        await stores.somebody_waits()
+    await leaving
+
+    assert await sizes(stores) == [1]
+    assert await due(stores) == [("ada", "Lint")]
+
+
+@pytest.mark.parametrize("place", range(6))
+async def test_batches_are_left_in_the_order_in_which_they_are_joined(stores: Stores, place: int) -> None:
+    """So that who leaves two and who joins the same two do not wait in a circle."""
+    both = await send(stores, "Fire", to=Users.of("bob", "Zoe", "ada"), channels=("sms", "email"))
+    rows = await stores.query('SELECT id FROM delivery_batches ORDER BY user_id COLLATE "C", channel')
+    joined = [row["id"] for row in rows]
+    async with stores.database.transaction() as connection:
+        await connection.fetch("SELECT FROM delivery_batches WHERE id = $1 FOR UPDATE", joined[place])
+        leaving = asyncio.create_task(hurry(stores, both))
+        await stores.somebody_waits()
+        later = "SELECT FROM delivery_batches WHERE id = ANY ($1::uuid[]) FOR UPDATE SKIP LOCKED"
+        free = await connection.fetch(later, joined[place:])
+    await leaving
+
+    assert len(free) == len(joined) - place, "whoever waits for one has none of those after it"
+    assert await sizes(stores) == []

@@ -280,6 +280,49 @@ async def test_notifications_under_one_key_wait_for_each_other(edge: Edge) -> No
     assert {one["state"] for one in deliveries.json()["deliveries"]} == {"deferred"}
 
 
+async def test_what_waits_for_its_batch_says_when_that_closes_and_goes_at_once_when_it_is_urgent(
+    edge: Edge,
+) -> None:
+    async def shown() -> list[dict[str, Any]]:
+        """Of each delivery, the oldest first: as the list, and as its own page has it."""
+        answered = (await edge.client(admin()).get("/api/v1/deliveries")).json()["deliveries"]
+        for one in answered:
+            alone = (await edge.client(admin()).get(f"/api/v1/deliveries/{one['id']}")).json()
+            assert alone["next_at"] == one["next_at"]
+        return sorted(answered, key=lambda one: str(one["created_at"]))
+
+    async def closes_at() -> datetime:
+        [row] = await edge.rows("SELECT closes_at FROM delivery_batches")
+        moment: datetime = row["closes_at"]
+        return moment
+
+    batch = {"key": "k", "seconds": 300, "mode": "sliding", "max": 3}
+    first = await edge.submit(channels=["email"], batch=batch)
+    one_waits = await closes_at()
+    assert [datetime.fromisoformat(one["next_at"]) for one in await shown()] == [one_waits]
+    assert timedelta(0) < one_waits - datetime.now(UTC) <= timedelta(seconds=301)
+
+    await edge.submit(channels=["email"], batch=batch)
+    two_wait = await closes_at()
+    assert two_wait > one_waits
+    assert [datetime.fromisoformat(one["next_at"]) for one in await shown()] == [two_wait] * 2
+
+    changed = await edge.client(service()).patch(
+        f"/api/v1/notifications/{first}", json={"priority": "urgent"}
+    )
+    assert changed.status_code == 200
+    hurried, waiting = await shown()
+    assert (hurried["state"], hurried["lane"], hurried["reason"]) == ("queued", 0, None)
+    assert datetime.fromisoformat(hurried["next_at"]) <= datetime.now(UTC) + timedelta(seconds=1)
+    assert (waiting["state"], datetime.fromisoformat(waiting["next_at"])) == ("deferred", two_wait)
+
+    await edge.rows(
+        "DELETE FROM delivery_batches"
+    )  # as when it was closed while somebody had this one in hand
+    [row] = await edge.rows("SELECT due_at FROM notification_deliveries WHERE state = 'deferred'")
+    assert datetime.fromisoformat((await shown())[1]["next_at"]) == row["due_at"]
+
+
 @pytest.mark.parametrize(
     ("changed", "path"),
     [
