@@ -8,6 +8,7 @@ import socket
 import time
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.client import Client, refused
 from tests.postgres import TEMPLATE, PostgresServer
@@ -70,8 +71,8 @@ async def test_who_says_nothing_is_sent_away(database):
 
 async def test_a_token_that_runs_out_ends_the_connection_and_a_refreshed_one_does_not(database):
     async with nodes(database, JWT_LEEWAY="0", HUB_EXPIRY_WARNING="60") as [node]:
-        ada = await Client(shown=token("ada", life=2)).connect(node)
-        bob = await Client(shown=token("bob", life=2)).connect(node)
+        ada = await Client(shown=token("ada", life=8)).connect(node)
+        bob = await Client(shown=token("bob", life=8)).connect(node)
         assert (await ada.heard("token_expiring"))["expires_at"]
         refreshed = await bob.command("refresh", token=token("bob", life=600))
         foreign = await ada.command("refresh", token=token("bob", life=600))
@@ -211,7 +212,7 @@ async def test_a_flood_of_silent_sockets_is_over_within_seconds(database, measur
 
 
 async def test_silent_sockets_of_one_address_are_few(database):
-    async with nodes(database, HUB_SILENT_PER_IP="3") as [node]:
+    async with nodes(database, HUB_SILENT_PER_IP="3", HUB_AUTHENTICATION="60") as [node]:
         silent = [await Client().connect(node, by="none", welcome=False) for _ in range(3)]
 
         assert await refused(Client(), node, by="none") == 429
@@ -253,9 +254,9 @@ async def test_what_is_no_command_is_an_error_and_the_socket_stays(hub: Node):
 async def test_who_says_too_much_is_told_to_slow_down_and_then_closed(hub: Node):
     ada = await Client().connect(hub)
     try:
-        for number in range(400):
+        for number in range(2000):  # more than it may, however long one of the two stands still meanwhile
             await ada.say("ping", timestamp=number)
-    except ConnectionError:
+    except (ConnectionError, ConnectionClosed):
         pass
 
     assert await ada.closed() == 4429

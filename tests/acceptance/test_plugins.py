@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from aiohttp import web
 
@@ -98,7 +99,7 @@ async def test_what_a_plugin_leaves_behind_waits_for_it_and_is_in_nobodys_way(
         assert (await node.ask("PUT", "/api/v1/preferences", rule, as_=token("ada"))).status_code == 200
         off = {"scope": "channel", "value": "pager"}
         await node.ask("POST", "/api/v1/preferences/opt-outs", off, as_=token("ada"))
-        later = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
+        later = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
         sent = await node.notify("Fire", user_id="ada", channels=["pager", "in_app"], scheduled_for=later)
         assert sent.status_code == 201, sent.text
         notification_id = sent.json()["id"]
@@ -107,8 +108,11 @@ async def test_what_a_plugin_leaves_behind_waits_for_it_and_is_in_nobodys_way(
         assert [one["channel"] for one in person.json()["addresses"]] == ["pager"]
         preferences = await node.ask("GET", "/api/v1/preferences", as_=token("ada"))
         assert preferences.json()["matrix"] == {"*": {"pager": True}}
+        connection = await asyncpg.connect(database)
+        await connection.execute("UPDATE notifications SET scheduled_for = now() WHERE status = 'scheduled'")
+        await connection.close()
         deliveries: list[dict[str, Any]] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while not deliveries:
                 path = f"/api/v1/notifications/{notification_id}/deliveries"
                 deliveries = (await node.ask("GET", path, as_=admin())).json()["deliveries"]

@@ -20,7 +20,9 @@ from tests.providers.gcm import HOSTS, Gcm
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-CLICK = """async ([action]) => {
+CLICK = """async ([action, patience]) => {
+    self.itsTimer ??= self.setTimeout;
+    self.setTimeout = (call, ms) => itsTimer(call, ms + patience); // a busy machine's page answers when it can
     const [notification] = await registration.getNotifications();
     const event = new NotificationEvent("notificationclick", { notification, action });
     const opened = [];
@@ -127,7 +129,7 @@ class Scene:
 
     async def see(self, condition: str) -> None:
         """Until the JavaScript expression is true in the page."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not await self.page.evaluate(f"async () => {condition}"):
                 pass
 
@@ -139,7 +141,7 @@ class Scene:
                 "ServiceWorker.workerRegistrationUpdated", lambda event: found.extend(event["registrations"])
             )
             await self._devtools.send("ServiceWorker.enable")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not (ours := [one for one in found if one["scopeURL"].startswith(self.server.url)]):
                     await self.see("true")
             self._registration = ours[0]["registrationId"]
@@ -148,7 +150,7 @@ class Scene:
         await self.worker.evaluate(WATCH)
         before = await self.worker.evaluate("showings")
         await self._devtools.send("ServiceWorker.deliverPushMessage", {**where, "data": data})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await self.worker.evaluate("showings") == before:
                 pass
         return await self.shown()
@@ -160,9 +162,13 @@ class Scene:
     def worker(self) -> Worker:
         return next(one for one in self.page.context.service_workers if one.url.startswith(self.server.url))
 
-    async def click(self, action: str = "") -> list[str]:
-        """Click the first notification, or a button of it; what was opened in new windows."""
-        return list(await self.worker.evaluate(CLICK, [action]))
+    async def click(self, action: str = "", *, answers: bool = True) -> list[str]:
+        """
+        Click the first notification, or a button of it; what was opened in new windows.
+
+        answers: whether there is a page that does, so that the worker may wait for it.
+        """
+        return list(await self.worker.evaluate(CLICK, [action, 20_000 if answers else 0]))
 
 
 # -- showing ---------------------------------------------------------------------------------------
@@ -328,7 +334,7 @@ async def test_without_a_page_that_answers_a_window_is_opened(stage):
     await scene.run("navigator.serviceWorker.addEventListener('message', () => {})")
     await scene.page.goto(scene.server.url + "page.js")  # of our origin, without the SDK
 
-    opened = await scene.click()
+    opened = await scene.click(answers=False)
 
     assert opened == [scene.server.url + "?opened=1"]
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 from aiohttp import web
-from playwright.async_api import Page, expect
+from playwright.async_api import expect
 
 from tests.acceptance.browsers import chromium
 from tests.machine import program
@@ -52,7 +52,7 @@ async def carillon(*arguments: str, **settings: str) -> Ended:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         printed, said = await process.communicate()
     assert process.returncode is not None
     return Ended(process.returncode, printed.decode(), said.decode())
@@ -126,20 +126,15 @@ async def test_the_lines_without_the_sdk_show_a_notification(database):
         script = f"const token = {token('demo')!r}; const show = ({{ title }}) => (document.title = title);"
         html = f"<!doctype html><title>…</title><script>{script}\n{here(example, node)}</script>"
         async with site(free_port(), {"/": html}) as origin, await browser.new_page() as page:
-            welcomed = asyncio.create_task(_welcomed(page))
-            await asyncio.sleep(0)  # so that it listens before the page is there
+            welcomed = asyncio.Event()
+            page.on("websocket", lambda socket: socket.on("framereceived", lambda _: welcomed.set()))
             await page.goto(origin)
-            await welcomed
+            async with asyncio.timeout(60):
+                await welcomed.wait()
 
             await node.notify("Hello", user_id="demo")
 
             await expect(page).to_have_title("Hello")
-
-
-async def _welcomed(page: Page) -> None:
-    async with page.expect_websocket() as socket:
-        pass
-    await (await socket.value).wait_for_event("framereceived")
 
 
 # -- the commands
@@ -276,9 +271,9 @@ async def test_several_web_processes_share_the_internal_listener_too(database):
         }
         async with (
             ServiceProcess("--workers", "2", "--roles", "web", settings=settings) as process,
-            httpx.AsyncClient(headers={"Authorization": f"Bearer {admin()}"}) as client,
+            httpx.AsyncClient(headers={"Authorization": f"Bearer {admin()}"}, timeout=30) as client,
         ):
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 while process.log.count('"event": "ready"') < 2 and "process_died" not in process.log:
                     await asyncio.sleep(0.02)
             inside = await client.get(f"http://127.0.0.1:{inner}/metrics")
