@@ -310,6 +310,7 @@ class _Connection(asyncio.Protocol):
         "_tls",
         "_transport",
         "_waiting",
+        "_was_silent",
         "established",
         "freed",
         "is_free",
@@ -333,6 +334,7 @@ class _Connection(asyncio.Protocol):
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._head: _Head | None = None
+        self._was_silent = True  # since the request: not one byte has come that may be of an answer
 
     def exchange(self, data: bytes, deadline: float) -> asyncio.Future[Answer | _Ended]:
         """Send a request. The future ends with what became of it. deadline: not before that of the last one."""
@@ -347,6 +349,7 @@ class _Connection(asyncio.Protocol):
             self._done(_Ended(_BROKE, was_silent=True))
             return waiting
         self.is_free = False
+        self._was_silent = True
         self.requests += 1
         self._deadline = deadline
         if self._timer is None:  # one timer for many requests: it is set again when it is due
@@ -393,6 +396,7 @@ class _Connection(asyncio.Protocol):
         try:
             text = self._tls.receive(data)
         except ssl.SSLError as error:
+            self._was_silent = False
             self._transport.write(self._tls.outgoing())  # an alert that says why
             self._establish(error)
             self.is_free = False
@@ -407,6 +411,7 @@ class _Connection(asyncio.Protocol):
             if self._waiting is None:  # an answer to nothing: a goodbye (408), or worse
                 self.abort()
                 return
+            self._was_silent = False
             self._buffer += text
             self._read()
         if self._tls.is_spoilt:
@@ -426,7 +431,7 @@ class _Connection(asyncio.Protocol):
                 whole = self._head.length is None and not self._head.is_chunked
                 self._done(self._head.answer(bytes(self._buffer[:BODY_MAX_BYTES]) if whole else b""))
             else:
-                self._done(_Ended(_BROKE, was_silent=not self._buffer))
+                self._done(_Ended(_BROKE, was_silent=self._was_silent))
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
