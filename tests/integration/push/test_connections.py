@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -196,6 +198,27 @@ async def test_a_push_whose_answer_had_begun_is_not_sent_twice(
     assert ended.was_handed_over
     assert service.requests - before == 1
     assert service.connections == 1
+
+
+async def test_a_push_that_is_answered_by_what_nobody_can_read_is_not_sent_twice(
+    service: PushService,
+) -> None:
+    """Bytes that are no record of TLS: what they were is anybody's guess."""
+    way = ours(service)
+    await way.post(post(service))
+    service.script.append(Silence())
+
+    waiting = asyncio.create_task(way.post(post(service)))
+    await service.wait_for(2)
+    [session] = service._open
+    with socket.socket(fileno=os.dup(session.raw.fileno())) as raw:
+        raw.sendall(b"garbage that is no record")
+    ended = await waiting
+    await way.close()
+
+    assert isinstance(ended, Broken), ended
+    assert ended.was_handed_over
+    assert (service.requests, service.connections) == (2, 1)
 
 
 async def test_a_push_that_nobody_answers_in_time_is_not_sent_twice(service: PushService) -> None:
