@@ -156,10 +156,6 @@ class Capacity:
         """By the clock that all workers share: one that goes wrong must not stop an account for the others."""
         return self._clock.now() + self._ahead
 
-    @property
-    def under_way(self) -> int:
-        return self._busy.total()
-
     def choose(self, channel: Channel, address: Address) -> Way | Blocked:
         """The first account of the channel that may be sent through now."""
         now = self.now()

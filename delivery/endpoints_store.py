@@ -26,10 +26,10 @@ from core.sql import load
 from core.vault import Vault
 from delivery.audit_store import actor_of, append
 from delivery.channel import Address
-from delivery.events import EVENT_TYPES, Event, EventType, body
+from delivery.events import Event, EventType, body
 from delivery.outbox import Claimed
 
-__all__ = ["EVENT_TYPES", "Endpoint", "Endpoints", "Event", "EventType", "NewEndpoint", "emit"]
+__all__ = ["Endpoint", "Endpoints", "Event", "EventType", "NewEndpoint", "emit"]
 
 SQL = load("delivery", "endpoints.sql")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -27,8 +27,6 @@ EventType = Literal[
     "opt_out.lifted",
     "webhook.test",
 ]
-
-EVENT_TYPES: tuple[str, ...] = get_args(EventType)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,14 +134,11 @@ class Preview(NamedTuple):
 
 @dataclass(slots=True)
 class WorkerStats:
-    """Counts since the start; for metrics."""
+    """Counts since the start."""
 
-    claims: int = 0
     attempted: int = 0
     sent: int = 0
-    orphans: int = 0  # attempts of dead or late workers that were taken over
     unknown: int = 0  # attempts of which nobody knows the end
-    released: int = 0  # claimed and given back unsent: there was no time left
 
 
 class Worker:
@@ -329,7 +326,6 @@ class Worker:
             with suppress(ServiceError):
                 self._begin(await claiming, began)
             raise
-        self.stats.claims += 1
         self._begin(claimed, began)
         return claimed
 
@@ -339,7 +335,6 @@ class Worker:
         self._observer.claimed(claimed)
         for one in claimed:
             self._capacity.take(one.channel)
-            self.stats.orphans += one.is_orphan
         self._spawn(self._attempt(claimed, began))
 
     def _spawn(self, work: Awaitable[None]) -> None:
@@ -576,7 +571,6 @@ class Worker:
 
     def _release(self, claimed: Claimed, reason: str) -> None:
         """Give back what was not sent; it is due again at once."""
-        self.stats.released += 1
         released = Conclusion(
             state="queued", outcome="released", reason=reason, wait=timedelta(seconds=self._random.random())
         )

@@ -37,13 +37,12 @@ class Answer:
     """
     What a provider answered.
 
-    headers: by lower-case names. is_whole: the body was read to its end; a longer or broken one is empty.
+    headers: by lower-case names. body: empty where it was too long, or broke off.
     """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-    is_whole: bool = True
 
     def json(self) -> Mapping[str, Any]:
         """The JSON object of the body; empty where there is none."""
@@ -91,12 +90,10 @@ async def post(
             timeout=timeout,
             allow_redirects=False,
         ) as response:
-            read = await _read(response)
             return Answer(
                 status=response.status,
                 headers={name.lower(): value for name, value in response.headers.items()},
-                body=read or b"",
-                is_whole=read is not None,
+                body=await _read(response),
             )
     except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
         reason = _reason(error)
@@ -145,17 +142,17 @@ def _is_open(writer: StreamWriter) -> bool:
     return transport is not None and not transport.is_closing()
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body; None for one that breaks off or is too long: the status has been said all the same."""
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """The body; empty for one that breaks off or is too long: the status has been said all the same."""
     body = bytearray()
     try:
         async for part in response.content.iter_any():
             body += part
             if len(body) > ANSWER_MAX_BYTES:
                 response.close()
-                return None
+                return b""
     except (aiohttp.ClientError, OSError):
-        return None
+        return b""
     return bytes(body)
 
 
