@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
+import os
 import secrets
 import shutil
 import signal
@@ -11,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,14 +21,30 @@ from typing import Self
 START_SECONDS = 60.0
 
 
-#: Below those that kernels give to whoever connects (Linux: from 32768): none of these goes to a client meanwhile.
-LISTENING = range(10_000, 32_000)
+def listening_ports(environ: Mapping[str, str]) -> Sequence[int]:
+    """
+    The ports that the tests of this process may listen on, those of no other process of the same run (pytest -n).
+
+    All are below those that kernels give to whoever connects (Linux: from 32768): none goes to a client meanwhile.
+    """
+    worker, count = environ.get("PYTEST_XDIST_WORKER", "gw0"), environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    return range(10_000, 32_000)[int(worker.removeprefix("gw")) :: int(count)]
+
+
+_ports = itertools.cycle(
+    # Not of `random`, which Hypothesis seeds alike in every process; runs beside each other begin elsewhere.
+    secrets.SystemRandom().sample(ports := listening_ports(os.environ), len(ports))
+)
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface on which nobody listens, and which nobody is given before it is used."""
+    """
+    A TCP port of the loopback interface on which nobody listens, and which nobody is given before it is used.
+
+    One that was given comes again when all others have been, whether anybody listens there by now or not.
+    """
     while True:
-        port = secrets.choice(LISTENING)  # not of `random`, which Hypothesis seeds alike in every process
+        port = next(_ports)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
