@@ -164,10 +164,10 @@ class DigestJob:
         _, window, _ = await self._window(tenant_id, user_id)
         return sorted(window.items, key=lambda item: (item.created_at, item.id), reverse=True)
 
-    async def run_now(self, tenant_id: str, user_id: str) -> Accepted:
+    async def run_now(self, tenant_id: str, user_id: str, *, moves_window: bool = False) -> Accepted:
         """
-        Send somebody what has come in since their last digest, as that of today. The window does not move: it all
-        stands in the next one too.
+        Send somebody what has come in since their last digest, as that of today. It all stands in the next one too,
+        unless the window moves: then that one begins where this one ends.
 
         Raises ServiceError: not_found; rate_limited; conflict when nothing has come in, which does not count as asked.
         """
@@ -181,6 +181,8 @@ class DigestJob:
             [written] = await write(connection, [self._order(one, digest, locale)], _KEY_LIFE)
             if isinstance(written, Exception):
                 raise written
+            if moves_window:
+                await self._digests.move(connection, one, window)
         self._tell([written])
         return written.accepted
 

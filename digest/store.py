@@ -499,6 +499,18 @@ class Digests:
             now,
         )
 
+    async def move(self, connection: Connection, one: Subscription, window: Window) -> None:
+        """What stood in a digest that was sent out of turn does not stand in the next one again. Their row is locked."""
+        run = one.next_sent()
+        await connection.execute(
+            SQL["move"],
+            one.tenant_id,
+            one.user_id,
+            _json(window.until),
+            msgspec.json.encode(window.held).decode(),
+            run.date if run is not None and one.is_weekly_turn() else None,
+        )
+
     async def remember(self, connection: Connection, ran: Sequence[Ran]) -> None:
         """
         Say in the audit log which runs came too late, so that somebody had no digest (D-8). It locks the chains of their

@@ -135,6 +135,14 @@ SET weekly_positions = h.positions::json, weekly_on = coalesce(h.weekly_on, s.we
 FROM unnest($1::text[], $2::text[], $3::text[], $4::date[]) AS h (tenant_id, user_id, positions, weekly_on)
 WHERE s.tenant_id = h.tenant_id AND s.user_id = h.user_id;
 
+-- name: move
+-- The next digest begins where one that was sent out of turn has ended. The row is locked.
+--   $1 tenant id text, $2 user id text, $3 positions text (JSON: stream -> seq), $4 weekly positions text (JSON: type ->
+--   stream -> seq), $5 the date of the run whose weekly types stood in it date (NULL: they did not)
+UPDATE digest_subscriptions
+SET positions = $3::text::json, weekly_positions = $4::text::json, weekly_on = coalesce($5, weekly_on)
+WHERE tenant_id = $1 AND user_id = $2;
+
 -- name: record
 -- What became of runs. Whoever moves on a date for which nothing went out has another run of it, whose row stands in
 -- place of the one that was skipped, with its window. One that was sent is never replaced: its row is not counted.

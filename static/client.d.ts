@@ -327,8 +327,8 @@ export interface Digest {
     total: number;
     items: (Pick<Notification, "id" | "title" | "notification_type" | "priority" | "created_at"> & { read: boolean })[];
   }>;
-  /** All of it stands in the next one too. Rejects with `conflict` where nothing has come in. */
-  sendNow(options?: Cancellable): Promise<Notification>;
+  /** All of it stands in the next one too, unless `moveWindow`. Rejects with `conflict` where nothing has come in. */
+  sendNow(options?: Cancellable & { moveWindow?: boolean }): Promise<Notification>;
 }
 
 export interface Hub extends Emitter<HubEvents> {

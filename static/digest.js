@@ -28,5 +28,7 @@ export class Digest {
 
   pending(options) { return this.#get("pending", options); }
 
-  sendNow({ signal } = {}) { return this.#hub.request("POST", `${DIGEST}/run`, { signal }); }
+  sendNow({ moveWindow, signal } = {}) {
+    return this.#hub.request("POST", `${DIGEST}/run${moveWindow ? "?move_window=true" : ""}`, { signal });
+  }
 }

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, ConfigDict, Field, RootModel, StringConstraints
 from starlette.responses import Response
 
-from app.api.models import Answer, Body, Content, NotificationType, PriorityName, Whole, unique
+from app.api.models import Answer, Body, Content, Flag, NotificationType, PriorityName, Whole, unique
 from app.api.operation import Call, Operation, answer
 from app.api.preferences import PersonQuery, whose
 from app.api.reading import query, read
@@ -85,6 +85,14 @@ class WantedQuery(PersonQuery):
     device_timezone: Zone | None = Field(
         default=None,
         description="What the asking device shows. When it is another time than that of `timezone` for 24 hours, it is proposed.",
+    )
+
+
+class RunQuery(PersonQuery):
+    """To whom, and what becomes of what it holds."""
+
+    move_window: Flag = Field(
+        default=False, description="What stands in this one does not stand in the next one again."
     )
 
 
@@ -272,12 +280,16 @@ async def past_runs(call: Call) -> Response:
 
 async def run_now(call: Call) -> Response:
     """
-    Send one now, with what has come in since the last digest, as that of today. It all stands in the next one too.
+    Send one now, with what has come in since the last digest, as that of today. It all stands in the next one too,
+    unless `move_window` is true.
 
     Once in a minute and ten times in 24 hours to one person, whoever asks (`DIGEST_RUN_GAP`, `DIGEST_RUN_LIMIT`).
     """
-    user_id = whose(call, query(call, PersonQuery).user_id)
-    accepted = await call.services.digest_job.run_now(call.identity.tenant_id, user_id)
+    asked = query(call, RunQuery)
+    user_id = whose(call, asked.user_id)
+    accepted = await call.services.digest_job.run_now(
+        call.identity.tenant_id, user_id, moves_window=asked.move_window
+    )
     return answer(accepted.body, 201)
 
 
@@ -465,7 +477,7 @@ def operations() -> tuple[Operation, ...]:
             handler=run_now,
             summary="Send me one now",
             tag="digest",
-            query=PersonQuery,
+            query=RunQuery,
             answers={201: Content},
             problems=("not_found", "conflict", "rate_limited"),
         ),

@@ -68,6 +68,14 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _flag(value: Any) -> Any:
+    if isinstance(value, str):
+        if value not in ("true", "false"):
+            raise ValueError("must be true or false")
+        return value == "true"
+    return value
+
+
 def _user_id(value: str) -> str:
     if not is_user_id(value):
         raise ValueError("must be 1-255 printable characters without white space at an end")
@@ -105,6 +113,9 @@ Moment: TypeAlias = Annotated[AwareDatetime, Strict(False), BeforeValidator(_mom
 
 #: A whole number in a query string: decimal digits and nothing else.
 Whole: TypeAlias = Annotated[int, BeforeValidator(_number)]
+
+#: Yes or no in a query string: `true` or `false` and nothing else.
+Flag: TypeAlias = Annotated[bool, BeforeValidator(_flag)]
 
 #: Printable, as core.identity.is_user_id has it: neither controls nor separators but inner spaces.
 _PRINTABLE = r"^[^\p{C}\p{Z}]+( +[^\p{C}\p{Z}]+)*$"

@@ -92,6 +92,7 @@ class ElementsServer(SdkServer):
         self.runs: list[dict[str, Any]] = []
         self.waiting: list[dict[str, Any]] = []
         self.digests_sent = 0
+        self.windows_moved = 0
         self.device_timezone: str | None = None
 
     def routes(self) -> list[BaseRoute]:
@@ -193,4 +194,5 @@ class ElementsServer(SdkServer):
                 return problem(409, "conflict")
             case _:
                 self.digests_sent += 1
+                self.windows_moved += request.query_params.get("move_window") == "true"
                 return JSONResponse({"id": "d1"}, 201)

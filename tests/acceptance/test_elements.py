@@ -787,6 +787,9 @@ async def test_the_digest_of_the_sdk_asks_what_it_says(stage):
     await page.evaluate("hub.digest.pending({ limit: 3 })")
     preview = await page.evaluate("hub.digest.preview()")
     await page.evaluate("hub.digest.sendNow()")
+    moved = [server.windows_moved]
+    await page.evaluate("hub.digest.sendNow({ moveWindow: true })")
+    moved.append(server.windows_moved)
     stopped = await page.evaluate(
         "hub.digest.get({ signal: AbortSignal.abort(new Error('enough')) }).catch(({ message }) => message)"
     )
@@ -795,6 +798,7 @@ async def test_the_digest_of_the_sdk_asks_what_it_says(stage):
 
     assert settings["unread_only"] is True
     assert (runs, preview["total"]) == (3, 2)
+    assert moved == [0, 1]
     assert stopped == "enough"
     assert refused == {
         "code": "invalid",

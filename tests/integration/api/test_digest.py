@@ -377,6 +377,29 @@ async def test_another_tenants_person_of_the_same_name_is_another(edge: Edge) ->
     assert (await edge.client(person("ada", OTHER_TENANT)).get(PREVIEW)).json()["total"] == 0
 
 
+@pytest.mark.parametrize(
+    ("asked", "left"), [({}, 1), ({"move_window": "false"}, 1), ({"move_window": "true"}, 0)]
+)
+async def test_one_that_is_sent_now_takes_nothing_from_the_next_unless_it_is_asked_to(
+    edge: Edge, asked: dict[str, str], left: int
+) -> None:
+    await want(edge)
+    await edge.submit("ada", title="Please sign")
+
+    sent = await edge.client(person()).post(NOW, params=asked)
+
+    assert sent.status_code == 201, sent.text
+    assert (await edge.client(person()).get(PENDING)).json()["total"] == left
+
+
+@pytest.mark.parametrize("asked", ["yes", "1", "True", ""])
+async def test_whether_the_window_moves_is_said_in_one_way(edge: Edge, asked: str) -> None:
+    refused = await edge.client(person()).post(NOW, params={"move_window": asked})
+
+    assert refused.status_code == 422
+    assert refused.json()["details"][0]["path"] == "move_window"
+
+
 async def test_whoever_changes_a_digest_or_the_days_off_is_in_the_audit_log(edge: Edge) -> None:
     await want(edge, timezone="Asia/Tokyo", include_types=["diagnosis"])
     ada = {"user_id": "ada"}

@@ -304,6 +304,56 @@ async def test_send_me_one_now_does_not_move_the_window(desk: Desk) -> None:
     assert [one["summary"]["total_notifications"] for one in await desk.sent()] == [1, 1]
 
 
+async def test_send_me_one_now_moves_the_window_where_that_is_asked_for(desk: Desk) -> None:
+    await desk.subscribe()
+    await desk.stores.send("ada", title="one")
+    await desk.stores.send("*", title="for all")
+
+    await desk.job.run_now(TENANT_ID, "ada", moves_window=True)
+    await desk.stores.send("ada", title="two")
+    await desk.due_now()
+    await desk.job.run_due()
+
+    first, second = await desk.sent()
+    assert {one["title"] for one in first["top_notifications"]} == {"one", "for all"}
+    assert [one["title"] for one in second["top_notifications"]] == ["two"]
+    assert second["window"]["after"] == first["window"]["until"], "they touch"
+
+
+async def test_weekly_types_that_were_sent_now_wait_for_their_next_week_where_the_window_moves(
+    desk: Desk,
+) -> None:
+    await desk.subscribe(weekly_types=("social",), weekly_day=0)
+    await desk.stores.query("UPDATE digest_subscriptions SET weekly_on = current_date - 8")
+    await desk.stores.send("ada", title="one", notification_type="social")
+
+    await desk.job.run_now(TENANT_ID, "ada", moves_window=True)
+    await desk.stores.send("ada", title="two", notification_type="social")
+    await desk.stores.send("ada", title="three")
+    await desk.due_now()
+    await desk.job.run_due()
+
+    first, second = await desk.sent()
+    assert [each["title"] for each in first["top_notifications"]] == ["one"]
+    assert [each["title"] for each in second["top_notifications"]] == ["three"], "two has a week to wait"
+
+
+async def test_what_cannot_be_sent_now_moves_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refusing(*_: Any) -> list[Exception]:
+        return [ServiceError("overloaded")]
+
+    await desk.subscribe()
+    await desk.stores.send("ada", title="one")
+    monkeypatch.setattr("digest.job.write", refusing)
+    before = await desk.stores.query("SELECT positions FROM digest_subscriptions")
+
+    with pytest.raises(ServiceError) as caught:
+        await desk.job.run_now(TENANT_ID, "ada", moves_window=True)
+
+    assert caught.value.code == "overloaded"
+    assert await desk.stores.query("SELECT positions FROM digest_subscriptions") == before
+
+
 @pytest.mark.parametrize(
     ("path", "wanted"),
     [
