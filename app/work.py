@@ -26,10 +26,12 @@ from core.clock import SystemClock
 from core.database import open_database
 from core.errors import ServiceError
 from core.vault import Vault, read_keys
+from delivery.attempts import Preview
 from delivery.facts import Looking, nobody_counts, nobody_looks
 from delivery.inbox import PostgresInbox
+from delivery.observer import Observer, Unobserved
 from delivery.telemetry import DeliveryEvents
-from delivery.worker import Observer, Preview, Unobserved, Worker
+from delivery.worker import Worker
 from hub.broker_redis import RedisBroker
 from hub.history import Entry
 from hub.presence_redis import RedisPresence

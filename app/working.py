@@ -19,9 +19,10 @@ from delivery.channel import Channel
 from delivery.composing import Composer, Rendered
 from delivery.endpoints_store import Endpoints
 from delivery.facts import FactsReader, Looking, Unread, nobody_counts, nobody_looks
+from delivery.observer import Observer
 from delivery.outbox import Outbox
 from delivery.recording import Recorder
-from delivery.worker import Observer, Worker
+from delivery.worker import Worker
 from digest.job import DIGEST_TYPE
 from digest.rendering import is_document, mail
 

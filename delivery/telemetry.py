@@ -109,7 +109,7 @@ class Counts:
 
 
 class DeliveryEvents:
-    """Implements delivery.worker.Observer, and hears of what else happens to deliveries."""
+    """Implements delivery.observer.Observer, and hears of what else happens to deliveries."""
 
     def __init__(self, clock: Clock, judge: Callable[[Facts], Decision] = decide) -> None:
         """judge: the policy, which says again which gate it was that stopped a delivery."""

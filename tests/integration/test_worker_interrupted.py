@@ -84,7 +84,7 @@ async def test_what_was_claimed_and_not_begun_is_given_back_when_a_worker_stops(
     await stores.send("ada", channels=("sms",))
     provider, facts = Told(), SlowFacts(stores)
     worker = a_worker(stores.database, by_sms(provider))
-    worker._facts = facts
+    worker._attempts._facts = facts
     task = asyncio.create_task(worker.run())
     await facts.asked.wait()
 
@@ -140,7 +140,7 @@ async def test_what_nobody_knows_the_end_of_stays_unknown_while_the_database_is_
     provider.fault = lambda _message: Unknown(reason="the answer was lost")
     worker = a_worker(stores.database, by_sms(provider), retries=RetrySettings(reconcile_after=timedelta(0)))
     await worker.run_once()
-    worker._facts = AwayOnce(stores.database, VAULT, ("sms",))
+    worker._attempts._facts = AwayOnce(stores.database, VAULT, ("sms",))
 
     for _ in range(2):
         await stores.query("UPDATE notification_deliveries SET due_at = now() WHERE finished_at IS NULL")
