@@ -241,13 +241,3 @@ class PushSettings:
             "high": self.ttl_high,
             "urgent": self.ttl_urgent,
         }
-
-    @cached_property
-    def resolved(self) -> Mapping[str, tuple[str, int]]:
-        """Where an origin is to be found in place of what DNS says: address and port."""
-        found = {}
-        for one in self.resolve:
-            origin, _, target = one.partition("=")
-            address, _, port = target.rpartition(":")
-            found[origin] = address.strip("[]"), int(port)
-        return found

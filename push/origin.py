@@ -68,7 +68,6 @@ class Origin:
     paused_until: float = 0.0
     throttled: set[Person | None] = field(default_factory=set)  # people, some of those in a row
     failures: int = 0  # in a row
-    used: float = 0.0  # when it was sent to last
     _tokens: float = 1.0
     _refilled: float = 0.0
     _halved: float = float("-inf")
@@ -106,7 +105,6 @@ class Origin:
                 return Wait((1 - self._tokens) / self.pace.rate)
             self._tokens -= 1
         self.in_flight += 1
-        self.used = now
         return None
 
     def ended(self, result: PushResult | None, now: float, person: Person | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from core.clock import Clock
 from push.encryption import MAX_PLAINTEXT, SenderKeys, bucket, encrypt
-from push.guard import Guard, Resolver, target
+from push.guard import Guard, target
 from push.keys import PushSettings, VapidKey
 from push.origin import Origin, Pace, Pause, Person
 from push.outcome import PushResult, Service, result_of, service_of
@@ -83,7 +83,7 @@ class PushSender:
     """
     Sends to any number of browsers at once; each push service has its own pace.
 
-    keys: a subscription is sent to with the key it was made with. resolver, transport: in place of its own.
+    keys: a subscription is sent to with the key it was made with. transport: in place of its own.
     """
 
     def __init__(
@@ -93,12 +93,11 @@ class PushSender:
         clock: Clock,
         *,
         sending: SenderSettings | None = None,
-        resolver: Resolver | None = None,
         transport: Transport | None = None,
     ) -> None:
         sending = sending or SenderSettings()
         self.stats = SenderStats()
-        self.guard = Guard(settings, resolver)
+        self.guard = Guard(settings)
         self._keys = keys
         self._clock = clock
         self._vapid = VapidHeaders(settings.subject)

@@ -96,9 +96,9 @@ class Waiting:
     """
     What a delivery has still to reach.
 
-    wait: until the first of those that have it not, and whose push services have asked for a pause, may be sent to; they
-    are not among the subscriptions. has_sent: some browser has it already. is_refused: for some browser it was refused for good, which is not asked
-    again. is_shown, is_clicked: some browser has said so.
+    wait: until the first of those that have it not, and whose push services have asked for a pause, may be sent to;
+    they are not among the subscriptions. has_sent: some browser has it already. is_refused: for some browser it was
+    refused for good, which is not asked again. is_shown, is_clicked: some browser has said so.
     """
 
     subscriptions: Sequence[Subscription]
@@ -253,18 +253,6 @@ class Subscriptions:
             return bool(await connection.fetchval(SQL["take"], tenant_id, delivery_id, subscription_id))
 
     # --- what senders do ---
-
-    async def active_of(
-        self, tenant_id: str, user_ids: Sequence[str]
-    ) -> Mapping[str, Sequence[Subscription]]:
-        """The browsers of several persons; nothing for who has none."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(SQL["active_of"], tenant_id, list(user_ids))
-        found: dict[str, list[Subscription]] = {}
-        for row in rows:
-            if (one := self._opened(row)) is not None:
-                found.setdefault(one.user_id, []).append(one)
-        return found
 
     async def waiting(self, deliveries: Sequence[tuple[str, str, UUID]]) -> list[Waiting]:
         """What each delivery (tenant id, user id, delivery id) has still to reach, in the same order."""

@@ -86,15 +86,6 @@ DELETE FROM push_subscriptions WHERE tenant_id = $1 AND id = $3 AND user_id = $2
 --   $1 tenant id text, $2 user id text
 DELETE FROM push_subscriptions WHERE tenant_id = $1 AND user_id = $2;
 
--- name: active_of
--- The browsers of several persons of one tenant. Leans on idx_push_subscriptions_active.
---   $1 tenant id text, $2 user ids text[]
-SELECT s.tenant_id, s.id, s.user_id, s.endpoint, s.origin, s.vapid_key_id
-FROM unnest($2::text[]) AS wanted (user_id)
-JOIN push_subscriptions s ON s.tenant_id = $1 AND s.user_id = wanted.user_id AND s.is_active
-    AND (s.expires_at > now()) IS NOT FALSE
-ORDER BY s.id;
-
 -- name: waiting
 -- What deliveries have still to reach, one row or more for each, in the order given: active browsers that none of
 -- their attempts is known to have reached, and whose push service has not refused it for good since the delivery was

@@ -1147,7 +1147,6 @@ async def test_the_badge_says_how_many_are_unread(town: Town) -> None:
 async def test_each_lookup_of_a_sender_goes_to_the_row(town: Town) -> None:
     for query, arguments in (
         ("waiting", [["school"], ["ada"], [uuid4()]]),
-        ("active_of", ["school", ["ada"]]),
         ("record", [["school"], [uuid4()], [uuid4()], ["sent"], [201], [True], [None], 5]),
         ("report", ["school", uuid4(), uuid4(), "shown"]),
         ("end_unseen", [timedelta(days=60), 100]),
