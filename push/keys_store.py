@@ -44,7 +44,6 @@ class StoredKey:
     public_key: bytes
     state: State
     created_at: datetime
-    retired_at: datetime | None
     subscriptions: int  # browsers that it reaches
 
 
@@ -187,7 +186,6 @@ class KeyRing:
                 public_key=row["public_key"],
                 state=row["state"],
                 created_at=row["created_at"],
-                retired_at=row["retired_at"],
                 subscriptions=counts.get(row["id"], 0),
             )
             for row in rows

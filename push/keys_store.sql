@@ -4,8 +4,8 @@ SELECT pg_advisory_xact_lock(8292);
 
 -- name: ring
 -- Every key, the newest first. No tenant: the keys are the installation's.
--- Returns id, public_key, private_key (sealed), state, created_at, retired_at.
-SELECT id, public_key, private_key, state, created_at, retired_at FROM vapid_keys ORDER BY created_at DESC, id;
+-- Returns id, public_key, private_key (sealed), state, created_at.
+SELECT id, public_key, private_key, state, created_at FROM vapid_keys ORDER BY created_at DESC, id;
 
 -- name: step_down
 -- The current key goes on sending to the browsers that have subscribed with it.
