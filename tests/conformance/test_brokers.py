@@ -17,7 +17,17 @@ from tests.ears import Ear
 from tests.servers import RedisServer
 
 NewBroker = Callable[[], Awaitable[tuple[Broker, Ear]]]
-PATIENCE = timedelta(seconds=10)  # ten thousand wait together
+PATIENCE = timedelta(seconds=30)  # ten thousand wait together, and a busy machine stands still now and then
+
+
+def patient(url: str, prefix: str) -> RedisSettings:
+    return RedisSettings(
+        url=url,
+        prefix=prefix,
+        connect_timeout=PATIENCE,
+        subscribe_timeout=PATIENCE,
+        beat_timeout=PATIENCE,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +57,10 @@ async def new_broker(request: pytest.FixtureRequest) -> AsyncIterator[NewBroker]
             broker = MemoryBroker(bus)
         elif request.param == "redis":
             server: RedisServer = request.getfixturevalue("redis_server")
-            broker = RedisBroker(RedisSettings(url=server.url, prefix=prefix, subscribe_timeout=PATIENCE))
+            broker = RedisBroker(patient(server.url, prefix))
         else:
             cluster: RedisCluster = request.getfixturevalue("redis_cluster")
-            broker = RedisBroker(RedisSettings(url=cluster.url, prefix=prefix, subscribe_timeout=PATIENCE))
+            broker = RedisBroker(patient(cluster.url, prefix))
         ear = Ear()
         await broker.start(ear)
         brokers.append(broker)
