@@ -32,11 +32,11 @@ class Nemesis:
         )
 
     async def rage(self, seconds: float) -> None:
-        """Fault after fault; each kind at least once, if the time is long enough."""
+        """Fault after fault; each kind at least once."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + seconds
         deck: list[Callable[[], Awaitable[None]]] = []
-        while loop.time() < ends_at:
+        while loop.time() < ends_at or len(self.done) < len(self._faults):
             deck = deck or self._random.sample(self._faults, len(self._faults))
             await deck.pop()()
             await self._while_it_lasts(0.1, 0.5)

@@ -92,9 +92,14 @@ async def trial(
     redis: RedisServer,
     wrong: Callable[[], Awaitable[None]],
     *,
+    patience: float,
     forgetful: bool = False,
 ) -> tuple[Verdict, Producer]:
-    """While something goes wrong, people come and go and producers produce; at the end it is counted."""
+    """
+    While something goes wrong, people come and go and producers produce; at the end it is counted.
+
+    patience: seconds until everybody has to have everything; it takes all of them where something is lost.
+    """
     people = [f"person-{number}" for number in range(PEOPLE)]
     devices = [Device(person, forgetful=forgetful) for person in people for _ in range(DEVICES)]
     for number, device in enumerate(devices):
@@ -119,7 +124,7 @@ async def trial(
         return judge(producer.acknowledged, received)
 
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience):
             while verdict().lost:
                 await asyncio.sleep(0.1)
     except TimeoutError:
@@ -147,7 +152,7 @@ async def test_nothing_acknowledged_is_lost_doubled_or_out_of_order(own_postgres
     async with nodes(own_postgres.dsn(TEMPLATE), 2, redis=redis, allow_faults=True) as pair:
         nemesis = Nemesis(pair, redis, own_postgres, SEED)
 
-        verdict, producer = await trial(pair, redis, lambda: nemesis.rage(SECONDS))
+        verdict, producer = await trial(pair, redis, lambda: nemesis.rage(SECONDS), patience=90)
 
         bugs = [fault for node in pair for fault in node.faults() if "Traceback" in fault]
     did = ", ".join(f"{count} × {what}" for what, count in sorted(nemesis.done.items()))
@@ -157,7 +162,7 @@ async def test_nothing_acknowledged_is_lost_doubled_or_out_of_order(own_postgres
         f"\nseed {SEED}: {did}"
     )
     assert verdict.clean, verdict
-    assert len(nemesis.done) == 5 or SECONDS < 20
+    assert len(nemesis.done) == 5
     assert not bugs, "\n".join(bugs)
 
 
@@ -166,7 +171,7 @@ async def test_the_checker_sees_clients_that_do_not_resume(own_postgres, redis):
     async with nodes(own_postgres.dsn(TEMPLATE), 2, redis=redis, allow_faults=True) as pair:
         nemesis = Nemesis(pair, redis, own_postgres, SEED)
 
-        verdict, _ = await trial(pair, redis, nemesis.kill_node, forgetful=True)
+        verdict, _ = await trial(pair, redis, nemesis.kill_node, patience=10, forgetful=True)
 
     assert verdict.lost
 
@@ -176,6 +181,6 @@ async def test_the_checker_sees_a_hub_that_does_not_audit(own_postgres, redis):
     async with nodes(own_postgres.dsn(TEMPLATE), 2, redis=redis, allow_faults=True, entry=CARELESS) as pair:
         nemesis = Nemesis(pair, redis, own_postgres, SEED)
 
-        verdict, _ = await trial(pair, redis, nemesis.cut_redis_clients)
+        verdict, _ = await trial(pair, redis, nemesis.cut_redis_clients, patience=10)
 
     assert verdict.lost
