@@ -19,6 +19,7 @@ from app.console import read_files
 from tests.acceptance import axe
 from tests.acceptance.browsers import chromium
 from tests.acceptance.elements_server import ElementsServer
+from tests.acceptance.sdk_server import problem
 from tests.machine import program
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 BELL = "<notify-bell></notify-bell>"
 INBOX = "<notify-inbox></notify-inbox>"
-TOASTS = "<notify-toasts></notify-toasts>"
+TOASTS = '<notify-toasts duration="60000"></notify-toasts>'  # longer than a busy machine stands still
 PREFERENCES = '<notify-preferences types="billing.invoice-due"></notify-preferences>'
 DIGEST = '<notify-digest-settings types="iep_update transport"></notify-digest-settings>'
 
@@ -57,9 +58,9 @@ class Stage:
         self._stack = stack
         self.pages: list[Page] = []
         self.complaints: list[str] = []
-        self.expected = (
+        self.expected = {
             "Failed to load resource"  # the browser's word about a refusal that a test has ordered
-        )
+        }
 
     async def serve(self, body: str, **options: Any) -> ElementsServer:
         server = ElementsServer(body, **options)
@@ -75,13 +76,15 @@ class Stage:
         page = await window.new_page()
         if frozen:
             await page.clock.install()
+            # The network gets no faster when a test lets time pass: the hub gives up what is still to come.
+            self.expected.add("WebSocket is closed before the connection is established")
         await page.goto(server.url)
         await page.locator("html[data-ready]").wait_for()
         self.pages.append(page)
         return page
 
     def _hear(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning") and self.expected not in text:
+        if kind in ("error", "warning") and not any(one in text for one in self.expected):
             self.complaints.append(text)
 
 
@@ -337,10 +340,11 @@ async def test_an_inbox_tells_how_it_is(stage):
     await expect(part(page, "empty")).to_be_hidden()
     assert await inbox.evaluate("(inbox) => inbox.state") == "ready"
 
-    server.ticket_answers = []
+    server.ticket_answers = [problem(503, "unavailable")] * 100  # so that it lasts until it is seen
     server.drop()
     await expect(part(page, "status").first).to_contain_text("Offline")
-    await expect(part(page, "status").first).to_be_hidden(timeout=15_000)
+    server.ticket_answers.clear()
+    await expect(part(page, "status").first).to_be_hidden()
 
 
 async def test_a_person_who_is_signed_out_is_told_so(stage):
@@ -435,13 +439,14 @@ async def test_toasts_come_and_go_and_the_urgent_stay(stage):
         await expect(part(part(page, "toast"), "title").first).to_have_text(title)
 
     await expect(part(part(page, "toast"), "title")).to_have_text(["four", "three", "one"])
-    await page.clock.run_for(5_000)
+    await page.clock.run_for(40_000)
     await expect(part(page, "toast")).to_have_count(3)
-    await page.clock.run_for(1_500)
+    await page.clock.run_for(25_000)
 
     await expect(part(part(page, "toast"), "title")).to_have_text(["one"])
     await page.get_by_role("button", name="Dismiss: “one”").click()
     await expect(part(page, "stack")).to_be_hidden()
+    assert await page.evaluate("document.createElement('notify-toasts').duration") == 6_000
 
 
 @pytest.mark.parametrize("way", ["hover", "focus"])
@@ -455,7 +460,7 @@ async def test_time_stands_still_for_whoever_is_at_a_toast(stage, way):
     await expect(dismiss).to_be_visible()
 
     await (dismiss.hover() if way == "hover" else dismiss.focus())
-    await page.clock.run_for(30_000)
+    await page.clock.run_for(90_000)
     await expect(dismiss).to_be_visible()
 
     if way == "focus":
@@ -463,7 +468,7 @@ async def test_time_stands_still_for_whoever_is_at_a_toast(stage, way):
         await expect(page.get_by_role("button", name="before")).to_be_focused()
     else:
         await page.mouse.move(0, 0)
-        await page.clock.run_for(7_000)
+        await page.clock.run_for(70_000)
     await expect(part(page, "toast")).to_have_count(0)
 
 
@@ -766,7 +771,7 @@ async def test_a_digest_is_set_by_the_keyboard_alone(stage):
     await page.get_by_role("switch", name="Send me a summary of what came in").focus()
 
     await page.keyboard.press("Tab")
-    await page.keyboard.type("On w")  # "On working days"
+    await page.keyboard.press("ArrowDown")  # "On working days": letters count only if they come quickly
     await server.until(lambda: bool(server.digest["frequency"] == "weekdays"))
     await page.keyboard.press("Tab")
     await expect(page.get_by_label("Time 1")).to_be_focused()
