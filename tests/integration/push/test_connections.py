@@ -80,8 +80,10 @@ class Mute:
 @pytest.fixture
 async def mute() -> AsyncIterator[Mute]:
     made = Mute()
+    writers: list[asyncio.StreamWriter] = []
 
     async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
         with suppress(ConnectionResetError):
             while await reader.read(65536):
                 made.heard.set()
@@ -92,6 +94,8 @@ async def mute() -> AsyncIterator[Mute]:
     made.port = server.sockets[0].getsockname()[1]
     async with server:
         yield made
+        for writer in writers:  # of those that nobody has ended
+            writer.transport.abort()
 
 
 @pytest.mark.parametrize("is_kept", [False, True], ids=["new", "kept"])
