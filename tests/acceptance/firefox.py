@@ -34,6 +34,7 @@ _PREFERENCES: dict[str, Any] = {
     "dom.push.enabled": True,
     "dom.push.testing.allowInsecureServerURL": True,
     "dom.push.testing.ignorePermission": True,
+    "dom.webnotifications.disable_open_click_delay": 60_000,  # ms in which who was clicked may come to the front
     "extensions.getAddons.cache.enabled": False,
     "extensions.update.enabled": False,
     "network.captive-portal-service.enabled": False,

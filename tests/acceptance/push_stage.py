@@ -29,6 +29,9 @@ FORGET = """navigator.serviceWorker.getRegistrations().then(async (all) => {
 #: A page of the hub that is no page of the application.
 NOBODY_LOOKS = "/static/client.js"
 
+#: How often a page that is open may be asked in vain: it has 400 ms to answer, and a busy machine may need longer.
+TIMES = 5
+
 UNSUBSCRIBE = """navigator.serviceWorker.getRegistration("/carillon-push/")
     .then((one) => one.pushManager.getSubscription())
     .then((one) => one.unsubscribe())"""
