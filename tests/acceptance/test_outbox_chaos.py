@@ -43,7 +43,7 @@ PER_SECOND = 120  # accepted; what the workers can do, some of them dead or new 
 KILL_EVERY_S = 2.0
 
 LEASE = timedelta(seconds=15 if IS_FULL else 5)
-RETAKEN = LEASE + timedelta(seconds=5)
+RETAKEN = LEASE + timedelta(seconds=5 if IS_FULL else 10)  # several stalls of a busy machine included
 
 HASTY = {
     "DELIVERY_LEASE": str(LEASE.total_seconds()),
@@ -119,7 +119,7 @@ async def installation(
         Providers(Ledger(SEED, faults)) as providers,
         nodes(dsn, 1, role="web", allow_faults=True, **HASTY) as [web],
         nodes(
-            dsn, workers, role="worker", allow_faults=True, **HASTY, **providers.settings, **settings
+            dsn, workers, role="worker", allow_faults=True, **{**HASTY, **providers.settings, **settings}
         ) as working,
     ):
         database = await open_database(DatabaseSettings(url=dsn, connections=2))
@@ -207,7 +207,7 @@ async def test_nothing_accepted_is_lost_and_no_repetition_comes_without_an_unkno
         await installed.submit(DELIVERIES)
         calm.set()
         await raging
-        await settled(installed.dsn, 90)
+        await settled(installed.dsn, 180)
 
         verdict = await installed.verdict()
         bugs = [fault for node in (installed.web, *installed.workers) for fault in node.faults()]
@@ -220,7 +220,9 @@ async def test_nothing_accepted_is_lost_and_no_repetition_comes_without_an_unkno
 
 async def one_wakes_late(postgres: PostgresServer, **settings: str) -> Verdict:
     """One of two workers is frozen with its hands full, and goes on when the other has done its work."""
-    async with installation(postgres, workers=2, faults=0, **settings) as installed:
+    # All are taken before one is given up.
+    patient = {"DELIVERY_LEASE": "13", "DELIVERY_PROVIDER_TIMEOUT": "10"}
+    async with installation(postgres, workers=2, faults=0, **patient, **settings) as installed:
         first, second = installed.workers
         second.freeze()
         installed.ledger.may_answer.clear()
@@ -231,14 +233,14 @@ async def one_wakes_late(postgres: PostgresServer, **settings: str) -> Verdict:
         first.freeze()
         installed.ledger.may_answer.set()
         second.thaw()
-        await settled(installed.dsn, 40)
+        await settled(installed.dsn, 90)
 
         first.thaw()
         await becomes(
             installed.dsn,
             "SELECT NOT EXISTS (SELECT FROM delivery_attempts WHERE attempt = 1 AND code = 'worker_lost')",
         )
-        await settled(installed.dsn, 40)
+        await settled(installed.dsn, 90)
         return await installed.verdict()
 
 
