@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -21,7 +22,7 @@ class AsgiWire:
     """
 
     def __init__(self, socket: WebSocket, *, max_message_bytes: int) -> None:
-        self.last_received = asyncio.get_running_loop().time()
+        self.last_received = time.monotonic()
         self.control_frames = 0
         self.buffered = 0
         self.write: Callable[[bytes], None] = self.send
@@ -49,7 +50,7 @@ class AsgiWire:
 
     def ping(self, payload: bytes = b"") -> None:
         """The server pings by itself, and reports nothing of it: being open counts as being heard."""
-        self.last_received = asyncio.get_running_loop().time() + 0.001
+        self.last_received = time.monotonic()
 
     def close(self, code: int, reason: str = "") -> None:
         if self._closing is None:
@@ -87,7 +88,7 @@ class AsgiWire:
     async def _read(self, listener: WireListener) -> None:
         while True:
             text = await self._socket.receive_text()
-            self.last_received = asyncio.get_running_loop().time()
+            self.last_received = time.monotonic()
             if len(text) > self._max_bytes:
                 self.close(1009, "message too big")
                 return

@@ -11,6 +11,7 @@ The request target is never logged: its query string may hold a token.
 
 import asyncio
 import logging
+import time
 from asyncio.transports import BaseTransport, Transport
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
@@ -116,7 +117,7 @@ class Wire(Protocol):
     Prepared frames, straight to the transport. Before the accept and after the close nothing is written:
     the attribute is replaced, so read it for every write instead of keeping what it held.
     """
-    last_received: float  # loop.time() of the last inbound bytes
+    last_received: float  # time.monotonic() of the last inbound bytes; uvloop's own time is up to 1 ms behind
     control_frames: int  # pings, pongs received so far
 
     def attach(self, listener: WireListener) -> None:
@@ -231,7 +232,7 @@ class WebSocketProtocol(asyncio.Protocol):
         self._server_state.connections.add(self)  # type: ignore[arg-type]  # uvicorn's union names its own classes
 
     def data_received(self, data: bytes) -> None:
-        self.last_received = self._loop.time()
+        self.last_received = time.monotonic()
         if self._state == _OPEN or self._state == _CLOSING:
             self._read(data)
         elif self._state == _OPENING and self._session is not None:

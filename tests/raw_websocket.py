@@ -12,6 +12,7 @@ import uvicorn
 
 T = TypeVar("T")
 
+PING = 0x89  # the first byte of one
 DEADLINE_SECONDS = 60.0  # of any single wait: a hang is a failure
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 MASK = b"\x37\xfa\x21\x3d"
@@ -65,6 +66,10 @@ def frame(opcode: int, payload: bytes = b"", *, final: bool = True) -> bytes:
 
 def text(payload: str) -> bytes:
     return frame(1, payload.encode())
+
+
+def pong(payload: bytes) -> bytes:
+    return frame(0xA, payload)
 
 
 def close(code: int | None = 1000, reason: str = "") -> bytes:

@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.client import Client, refused
 from tests.postgres import TEMPLATE, PostgresServer
 from tests.process import Node, admin, nodes, token
-from tests.raw_websocket import RawClient
+from tests.raw_websocket import PING, RawClient, pong
 from tests.servers import RedisServer
 
 
@@ -209,6 +209,26 @@ async def test_a_flood_of_silent_sockets_is_over_within_seconds(database, measur
     assert {json.loads(text)["code"] for text in told} == {"unauthorized"}
     assert {code for code, _ in closed} == {4408}
     assert over <= 6.5
+
+
+async def test_who_only_answers_pings_stays_however_quickly_the_answers_come(database):
+    """On one machine they come within the millisecond, in which the loop's own time may stand still."""
+    settings = {"HUB_PING_INTERVAL": "3", "HUB_PING_TIMEOUT": "2.5", "HUB_SWEEP_INTERVAL": "0.05"}
+    async with nodes(database, **settings) as [node]:
+        targets = [f"/ws/notify?token={token(f'person-{number}')}".encode() for number in range(20)]
+        listeners = await asyncio.gather(*(RawClient.open(node.port, target) for target in targets))
+
+        async def answer(listener: RawClient) -> None:
+            pings = 0
+            while pings < 3:
+                first, payload = await listener.frame()
+                if first == PING:
+                    listener.send(pong(payload))
+                    pings += 1
+
+        await asyncio.gather(*map(answer, listeners))
+        assert await node.metric("websocket_connections_active") == 20
+        await asyncio.gather(*(one.leave() for one in listeners))
 
 
 async def test_silent_sockets_of_one_address_are_few(database):
