@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import count
@@ -97,7 +98,7 @@ class Client:
         self.frames: list[Frame] = []
         self.applied: list[tuple[str, int, str | None]] = []
         self.heard_of: list[tuple[str, int, str]] = []
-        self.arrivals: dict[str, float] = {}  # when a notification with a title came first; the loop's time
+        self.arrivals: dict[str, float] = {}  # when a notification with a title came first; monotonic
         self.surprises: list[str] = []
         self.close_code: int | None = None
         self.close_reason = ""
@@ -280,7 +281,7 @@ class Client:
             title = frame["data"]["title"] if frame["type"] == "notification" else None
             self.applied.append((frame["stream"], frame["seq"], title))
             if title is not None:
-                self.arrivals.setdefault(title, asyncio.get_running_loop().time())
+                self.arrivals.setdefault(title, time.monotonic())
         elif not (self._keep and self._resuming):  # both are to be expected until a `resume` is answered
             at = self.state.positions.get(frame["stream"])
             self.surprises.append(f"{outcome}: {frame['stream']} {frame['seq']} at {at}")
