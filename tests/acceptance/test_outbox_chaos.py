@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -45,7 +46,7 @@ KILL_EVERY_S = 2.0
 LEASE = timedelta(seconds=15 if IS_FULL else 5)
 RETAKEN = LEASE + timedelta(seconds=5 if IS_FULL else 10)  # several stalls of a busy machine included
 
-HASTY = {
+HASTY: dict[str, Any] = {
     "DELIVERY_LEASE": str(LEASE.total_seconds()),
     "DELIVERY_PROVIDER_TIMEOUT": "8" if IS_FULL else "2",
     "DELIVERY_RETRY_BASE": "1",
