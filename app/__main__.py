@@ -172,7 +172,12 @@ def _children(process: ProcessSettings) -> list[Child]:
     webs = process.workers if "web" in process.roles else 0
     children = [Child(f"web-{number}", ["serve", "--roles", "web"]) for number in range(webs)]
     children += [
-        Child(f"sender-{number}", ["serve", "--roles", "worker", "--port", "0"], nice=process.sender_nice)
+        Child(
+            f"sender-{number}",
+            ["serve", "--roles", "worker", "--port", "0"],
+            nice=process.sender_nice,
+            own={"HUB_DATABASE_CONNECTIONS": str(process.sender_connections)},
+        )
         for number in range(process.senders)
     ]
     others = sorted(process.roles - {"web"} - ({"worker"} if process.senders else set()))

@@ -94,6 +94,7 @@ class ProcessSettings:
     sender_nice: int = (
         10  # how far those give way to the others for processor time: 0 not at all, 19 furthest
     )
+    sender_connections: int = 2  # of each to the database: more send faster, and slow live connections more
     node: str = field(default_factory=socket.gethostname)  # the node's name in logs and on status pages
     migrate: bool = True  # bring the database to this version's schema at the start
     state: Path = Path(".carillon")  # generated keys and the embedded database
@@ -210,6 +211,7 @@ SECTIONS = (
             "workers": "CARILLON_WORKERS",
             "senders": "CARILLON_SENDERS",
             "sender_nice": "CARILLON_SENDER_NICE",
+            "sender_connections": "CARILLON_SENDER_CONNECTIONS",
             "node": "CARILLON_NODE",
             "log_level": "LOG_LEVEL",
             "log_format": "LOG_FORMAT",
@@ -393,6 +395,8 @@ def _check(process: ProcessSettings, secrets: SecretSettings) -> None:
         raise BadSetting("CARILLON_SENDERS", "needs the role worker in CARILLON_ROLES")
     if not 0 <= process.sender_nice <= 19:
         raise BadSetting("CARILLON_SENDER_NICE", "must be 0 to 19")
+    if process.sender_connections < 1:
+        raise BadSetting("CARILLON_SENDER_CONNECTIONS", "must be 1 or more")
     if process.env != "production":
         return
     if secrets.jwt_secret_key is None and secrets.jwks_url is None:

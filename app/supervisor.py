@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -25,12 +25,14 @@ class Child:
     """
     One process of ours, whoever it is at the moment.
 
-    nice: how far it gives way to others for processor time, 0 to 19 as nice(1) has it.
+    nice: how far it gives way to others for processor time, 0 to 19 as nice(1) has it. own: variables of the
+    environment that it has otherwise than the others.
     """
 
     name: str
     arguments: Sequence[str]
     nice: int = 0
+    own: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     failures: int = 0
@@ -40,7 +42,7 @@ class Child:
     def start(self, environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app", *self.arguments],
-            env=dict(environment),
+            env={**environment, **self.own},
             start_new_session=True,  # Ctrl-C reaches us, and we tell them
         )
         self.started = time.monotonic()

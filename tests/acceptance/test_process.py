@@ -301,10 +301,14 @@ async def test_senders_give_way_as_far_as_they_are_told(database):
         "JWT_SECRET_KEY": SECRET,
         "HUB_DRAIN": "0",
         "CARILLON_SENDER_NICE": "3",
+        "CARILLON_SENDER_CONNECTIONS": "4",
     }
     async with Node("--senders", "2", settings=settings) as service_:
         await service_.logged("ready", count=4)
         senders = [child for child in service_.children() if "worker" in child.cmdline()]
+        assert sorted(
+            child.environ().get("HUB_DATABASE_CONNECTIONS", "as all") for child in service_.children()
+        ) == ["4", "4", "as all", "as all"]
         assert [child.nice() - os.nice(0) for child in senders] == [3, 3]
         groups = [Path(f"/proc/{child.pid}/autogroup") for child in senders]
         for group in groups:
@@ -312,8 +316,9 @@ async def test_senders_give_way_as_far_as_they_are_told(database):
                 async with asyncio.timeout(60):
                     while not group.read_text().endswith("nice 3\n"):
                         await asyncio.sleep(0.05)
-    refusal = await refusal_of({**settings, "CARILLON_SENDER_NICE": "20"}, "--senders", "2")
-    assert "CARILLON_SENDER_NICE" in refusal.log
+    for name, wrong in (("CARILLON_SENDER_NICE", "20"), ("CARILLON_SENDER_CONNECTIONS", "0")):
+        refusal = await refusal_of({**settings, name: wrong}, "--senders", "2")
+        assert name in refusal.log
 
 
 # --- Production ------------------------------------------------------------------------------------------------------
