@@ -1,6 +1,7 @@
 """
 What live connections notice of a campaign: the time from a request to its frame on a WebSocket, while nothing else
-goes on and while pushes go out, in turns; with senders of their own (`--senders 2`), and with everything in one process.
+goes on and while pushes go out, in turns; with a sender of its own (`--senders 1`), with two, and with everything in one
+process.
 
 The whole service as processes, on a PostgreSQL and a Redis of its own, before an endpoint in a process of its own.
 """
@@ -33,7 +34,9 @@ IDLE = 300  # frames that are measured in one turn before the campaign
 MOST = 1.5  # times the idle p99
 
 SENT = "SELECT count(*) FROM push_sends WHERE outcome = 'sent'"
-SPLIT, ONE = "two senders", "one process"
+SPLIT = "one sender"
+#: Arguments of `carillon serve`. PostgreSQL, Redis and what measures take the cores that one sender leaves.
+LAYOUTS = {SPLIT: ("--senders", "1"), "two senders": ("--senders", "2"), "one process": ()}
 
 
 class Measured(NamedTuple):
@@ -50,11 +53,11 @@ class Measured(NamedTuple):
 
 def run(rounds: int) -> str:
     """The table and the verdict of so many interleaved rounds."""
-    measured: dict[str, list[Measured]] = {SPLIT: [], ONE: []}
+    measured: dict[str, list[Measured]] = {name: [] for name in LAYOUTS}
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         for _ in range(rounds):
-            measured[SPLIT].append(runner.run(_measure("--senders", "2")))
-            measured[ONE].append(runner.run(_measure()))
+            for name, arguments in LAYOUTS.items():
+                measured[name].append(runner.run(_measure(*arguments)))
     return "\n".join(_lines(measured))
 
 
