@@ -63,14 +63,23 @@ def _clean(value: Any) -> Any:
 
 
 class _Lines:
-    """Where events of ours end: a line each on standard error, by whoever they are from."""
+    """
+    Where events of ours end: a line each on standard error, by whoever they are from.
+
+    A line that cannot be written is lost, as one of the standard library's loggers is: what it tells of goes on.
+    """
 
     def __init__(self, name: str = "") -> None:
         self.name = name
 
     def write(self, line: str) -> None:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        if sys.stderr is None:  # the process was started without
+            return
+        try:
+            sys.stderr.write(line + "\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):  # its reader is gone, its disk is full; it is closed
+            pass
 
     debug = info = warning = error = critical = exception = write
 

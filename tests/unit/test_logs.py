@@ -56,6 +56,27 @@ except ValueError:
     log.exception("failed")
 """
 
+UNHEARD = """
+import contextlib, os, sys, structlog
+from app.logs import configure
+
+configure("info", "json")
+log = structlog.stdlib.get_logger("delivery")
+reader, writer = os.pipe()
+os.close(reader)
+for unheard in (writer, os.open("/dev/full", os.O_WRONLY)):
+    os.dup2(unheard, 2)
+    log.info("its reader is gone, or its disk is full")
+    print("goes on")
+with contextlib.suppress(OSError):
+    sys.stderr.close()  # what waits in it cannot be written either
+log.info("it is closed")
+sys.stderr = None
+log.error("there is none", exc_info=ValueError())
+print("goes on", flush=True)
+os._exit(0)
+"""
+
 
 @pytest.mark.parametrize("secret", SECRETS)
 def test_what_opens_a_door_or_names_a_person_is_taken_out(secret: str) -> None:
@@ -88,3 +109,10 @@ def test_every_event_of_a_process_is_a_line_of_json_without_secrets() -> None:
     assert theirs["logger"] == "library"
     assert failed["level"] == "error"
     assert failed["exception"].endswith("ValueError: no such person: [redacted address]")
+
+
+def test_what_cannot_be_written_ends_nothing() -> None:
+    ended = subprocess.run([sys.executable, "-c", UNHEARD], capture_output=True, text=True, check=False)
+
+    assert (ended.stdout, ended.stderr) == ("goes on\n" * 3, "")
+    assert ended.returncode == 0
