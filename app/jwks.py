@@ -19,7 +19,7 @@ from core.clock import Clock
 from core.identity import Identity, UnknownKey, Verifier
 from core.keys import InvalidKey, Published, read_jwks
 
-log = structlog.get_logger()
+log = structlog.stdlib.get_logger("app.jwks")
 
 MAX_REDIRECTS = 3
 

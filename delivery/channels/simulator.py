@@ -31,7 +31,7 @@ from core.outcome import Fail, Outcome, Retry, Sent, Unknown
 from delivery.channel import PROVIDER_CHANNELS, Address, Message
 from delivery.channels.codes import by_status, find, outcome
 
-log = structlog.get_logger()
+log = structlog.stdlib.get_logger("delivery.channels.simulator")
 
 _WORDS = frozenset({"ok", "slow", "hang", "reset_after_accept", "lost_receipt", "unreachable", "reject"})
 _CODE = re.compile(r"(?:(meta|twilio|telegram):)?([0-9]{1,7})", re.ASCII)

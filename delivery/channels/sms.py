@@ -17,7 +17,7 @@ from delivery.channels.fitting import fit, plain
 from delivery.channels.segments import is_gsm7, segments
 from delivery.channels.twilio import TwilioMessages, TwilioSettings, twilio_messages
 
-log = structlog.get_logger()
+log = structlog.stdlib.get_logger("delivery.channels.sms")
 
 #: What Twilio takes of one text; more is its error 21617.
 _TWILIO_MAX = 1600

@@ -25,7 +25,7 @@ from delivery.channels.codes import outcome
 from delivery.channels.fitting import fit, plain, utf16_length
 from delivery.channels.http_call import TIMEOUT, Answer, base_url, post
 
-log = structlog.get_logger()
+log = structlog.stdlib.get_logger("delivery.channels.telegram")
 
 #: UTF-16 units of a message after its entities are read.
 TEXT_MAX = 4096

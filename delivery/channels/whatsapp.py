@@ -27,7 +27,7 @@ from delivery.channels.fitting import fit, one_line, plain, shorten, utf16_lengt
 from delivery.channels.http_call import Answer, base_url, post
 from delivery.channels.twilio import TwilioMessages, TwilioSettings, twilio_messages
 
-log = structlog.get_logger()
+log = structlog.stdlib.get_logger("delivery.channels.whatsapp")
 
 #: Characters of a text (text.body of the messages API); Twilio takes 1,600 of a free-form one.
 TEXT_MAX = 4096

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 
 from app import logs
 from app.logs import redact
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("app", "core", "delivery", "digest", "hub", "push")
 
 HARMLESS = [
     "",
@@ -116,3 +120,10 @@ def test_what_cannot_be_written_ends_nothing() -> None:
 
     assert (ended.stdout, ended.stderr) == ("goes on\n" * 3, "")
     assert ended.returncode == 0
+
+
+def test_every_event_says_which_part_of_us_it_is_from() -> None:
+    sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert len(sources) > 100
+
+    assert [path.name for path in sources if "get_logger()" in path.read_text()] == []
