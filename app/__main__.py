@@ -13,7 +13,7 @@ import urllib.request
 from collections.abc import Coroutine, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 import structlog
@@ -167,16 +167,21 @@ async def _supervise(settings: Settings) -> int:
             reserved.close()
 
 
+#: Seconds. Nobody waits for a sender, whose statements wait for one another: the next page of a broadcast takes its time.
+_PATIENCE: Final = {"HUB_DATABASE_ACQUIRE_TIMEOUT": "8", "HUB_DATABASE_DEADLINE": "10"}
+
+
 def _children(process: ProcessSettings) -> list[Child]:
     """The web processes on the port, a process for each sender, and one for all other roles."""
     webs = process.workers if "web" in process.roles else 0
     children = [Child(f"web-{number}", ["serve", "--roles", "web"]) for number in range(webs)]
+    patience = {name: value for name, value in _PATIENCE.items() if name not in os.environ}
     children += [
         Child(
             f"sender-{number}",
             ["serve", "--roles", "worker", "--port", "0"],
             nice=process.sender_nice,
-            own={"HUB_DATABASE_CONNECTIONS": str(process.sender_connections)},
+            own={**patience, "HUB_DATABASE_CONNECTIONS": str(process.sender_connections)},
         )
         for number in range(process.senders)
     ]

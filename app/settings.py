@@ -94,7 +94,7 @@ class ProcessSettings:
     sender_nice: int = (
         10  # how far those give way to the others for processor time: 0 not at all, 19 furthest
     )
-    sender_connections: int = 2  # of each to the database: more send faster, and slow live connections more
+    sender_connections: int = 1  # of each to the database: more send faster, and slow live connections more
     node: str = field(default_factory=socket.gethostname)  # the node's name in logs and on status pages
     migrate: bool = True  # bring the database to this version's schema at the start
     state: Path = Path(".carillon")  # generated keys and the embedded database

@@ -309,6 +309,7 @@ async def test_senders_give_way_as_far_as_they_are_told(database):
         assert sorted(
             child.environ().get("HUB_DATABASE_CONNECTIONS", "as all") for child in service_.children()
         ) == ["4", "4", "as all", "as all"]
+        assert [child.environ()["HUB_DATABASE_DEADLINE"] for child in senders] == ["10", "10"]
         assert [child.nice() - os.nice(0) for child in senders] == [3, 3]
         groups = [Path(f"/proc/{child.pid}/autogroup") for child in senders]
         for group in groups:
