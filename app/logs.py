@@ -3,7 +3,7 @@ One event per line: a name and fields, as JSON or as text for a terminal.
 
 A filter takes secrets out of every event: what looks like a token, a ticket, a password in an address, a phone
 number or an e-mail address. What other libraries log by the standard library's loggers is filtered and rendered alike;
-our own events do not pass through those, for each delivery is one, and what it is told of it costs as much as sending it.
+our own events do not pass through those: each delivery ends in one, and there it cost as much as a push does to encrypt.
 """
 
 from __future__ import annotations
